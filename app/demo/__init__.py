@@ -1,0 +1,1 @@
+"""A small forge on loopback that speaks GitHub's API and runs real workflow files."""

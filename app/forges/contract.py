@@ -1,0 +1,134 @@
+"""What Sublet asks of a forge. Blocking: called through the forge lane, never from the event loop.
+
+    ForgeError
+    ├── BadSignature   the delivery is not authentic: 401, nothing stored
+    ├── BadDelivery    authentic, but not what the forge documents: refused with a sentence
+    ├── NameTaken      a runner of this name is there already: mint again under a fresh name
+    ├── RunnerBusy     the forge says that this runner has a job: not removed
+    ├── ForgeRefused   a definite no (rights, missing scope, full group): tell a person
+    └── ForgeDown      no clear answer, or asked to slow down: come back after `wait`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from typing import Protocol
+
+from app.core.model import Job, Scope
+from providers.contract import Secret
+
+
+class DeliveryKind(StrEnum):
+    JOB = "job"
+    PING = "ping"
+    IGNORED = "ignored"  # authentic, of an event that we do not act on
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One authenticated webhook delivery, parsed."""
+
+    forge: str
+    guid: str  # the forge's own dedupe key
+    kind: DeliveryKind
+    event: str
+    action: str
+    job: Job | None = None
+    note: str = ""  # why it was ignored
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerOrder:
+    """A single-job runner that is to be registered."""
+
+    name: str  # fresh for every try: `[a-z0-9-]`, at most 63 characters
+    scope: Scope
+    labels: tuple[str, ...]  # exactly the job's labels
+    group: str = ""  # runner group by name; empty: the default group
+    installation: str = ""
+    command: tuple[str, ...] = ()  # the pool's own command instead of the usual one
+    idle_limit: timedelta = timedelta(minutes=5)
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What the node needs to start the runner. Sealed at rest, fetched once."""
+
+    command: tuple[str, ...]  # argv; holds no secret
+    environment: Mapping[str, Secret] = field(default_factory=dict[str, Secret])
+    files: Mapping[str, Secret] = field(default_factory=dict[str, Secret])  # relative name -> content, mode 0600
+    ready: str = ""  # a piece of the runner's output that says "online"; empty: online once started
+
+
+@dataclass(frozen=True, slots=True)
+class Minted:
+    runner_id: str
+    credential: Credential
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerView:
+    """A runner as the forge lists it. `None` reads "the forge does not say"."""
+
+    runner_id: str
+    name: str
+    online: bool | None
+    busy: bool | None
+
+
+class ForgeError(Exception):
+    """The forge could not do what was asked."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+
+
+class BadSignature(ForgeError):
+    """The delivery carries no valid signature."""
+
+
+class BadDelivery(ForgeError):
+    """The delivery is authentic, but its body cannot be read."""
+
+
+class NameTaken(ForgeError):
+    """A runner of this name exists already."""
+
+
+class RunnerBusy(ForgeError):
+    """The runner has a job and is not removed."""
+
+
+class ForgeRefused(ForgeError):
+    """The forge refuses us; a person has to look."""
+
+
+class ForgeDown(ForgeError):
+    """The forge gives no clear answer now."""
+
+    def __init__(self, message: str = "", *, wait: timedelta = timedelta(seconds=15)) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
+class Forge(Protocol):
+    """One forge account. Every method but `parse` may block on the network, with explicit timeouts."""
+
+    name: str  # also the last part of /hooks/{name}
+    kind: str  # "github" or "gitlab"
+    always_2xx: bool  # once authentic, never answer 4xx (GitLab switches such hooks off)
+
+    def parse(self, headers: Mapping[str, str], body: bytes) -> Delivery:
+        """Authenticate over the raw body, then parse. Pure. Headers are lower case.
+
+        Raises BadSignature, BadDelivery."""
+        ...
+
+    def fetch_job(self, job: Job) -> Job | None:
+        """The job as the forge has it now, with its labels; None if the forge no longer has it."""
+        ...
+

@@ -1,0 +1,1 @@
+"""Parts that could live in another project."""

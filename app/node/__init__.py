@@ -1,0 +1,1 @@
+"""What runs on a rented machine, and how it gets there."""

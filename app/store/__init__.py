@@ -1,0 +1,1 @@
+"""The database; blocking; the only home of SQLAlchemy."""

@@ -1,0 +1,302 @@
+"""The tables. Times are aware UTC, money is exact, enums are their words."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.types import TypeDecorator
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """Aware UTC in, aware UTC out, on SQLite (stored naive) and PostgreSQL (timestamptz). Refuses naive values."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a zone must not reach the database")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Money(TypeDecorator[Decimal]):
+    """An exact Decimal, kept as text: SQLite has no decimals, and sums are made in Python."""
+
+    impl = sa.String(40)
+    cache_ok = True
+
+    def process_bind_param(self, value: Decimal | None, dialect: sa.Dialect) -> str | None:
+        return None if value is None else format(value, "f")
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Decimal | None:
+        return None if value is None else Decimal(value)
+
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _text(name: str, default: str | None = "", **kwargs: Any) -> sa.Column[str]:
+    if default is None:
+        return sa.Column(name, sa.Text, nullable=True, **kwargs)
+    return sa.Column(name, sa.Text, nullable=False, server_default=default, **kwargs)
+
+
+def _time(name: str, **kwargs: Any) -> sa.Column[datetime]:
+    return sa.Column(name, UtcTime, **kwargs)
+
+
+installation = sa.Table(
+    "installation",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),  # one row
+    sa.Column("owner", sa.String(40), nullable=False),  # our unguessable owner tag at every provider
+    _time("created_at", nullable=False),
+)
+
+delivery = sa.Table(
+    "delivery",
+    metadata,
+    sa.Column("forge", sa.String(60), primary_key=True),
+    sa.Column("guid", sa.String(200), primary_key=True),
+    _text("event"),
+    _text("action"),
+    _time("received_at", nullable=False),
+    sa.Index("ix_delivery_received_at", "received_at"),
+)
+
+job = sa.Table(
+    "job",
+    metadata,
+    sa.Column("id", sa.String(120), primary_key=True),
+    _text("forge"),
+    _text("key"),
+    _text("repository"),
+    _text("repository_id"),
+    _text("run_id"),
+    sa.Column("attempt", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("labels", sa.JSON, nullable=True),
+    sa.Column("state", sa.String(20), nullable=False),
+    _text("name"),
+    _text("workflow"),
+    _text("url"),
+    _text("branch"),
+    _text("sha"),
+    _text("actor"),
+    _text("conclusion"),
+    _text("runner_id"),
+    _text("runner_name"),
+    _time("queued_at"),
+    _time("started_at"),
+    _time("completed_at"),
+    _text("installation"),
+    _time("seen_at", nullable=False),
+    _text("pool", None),
+    _text("scope", None),
+    _text("not_ours"),
+    _text("wait"),
+    _text("lease_id"),
+    sa.Index("ix_job_state_pool", "state", "pool"),
+    sa.Index("ix_job_url", "url"),
+    sa.Index("ix_job_seen_at", "seen_at"),
+)
+
+lease = sa.Table(
+    "lease",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("name", sa.String(60), nullable=False, unique=True),
+    sa.Column("pool", sa.String(120), nullable=False),
+    sa.Column("forge", sa.String(60), nullable=False),
+    sa.Column("scope", sa.Text, nullable=False),
+    sa.Column("labels", sa.JSON, nullable=False),
+    sa.Column("state", sa.String(20), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("tag", sa.String(80), nullable=False, unique=True),
+    _time("created_at", nullable=False),
+    _time("entered_at", nullable=False),
+    _time("deadline"),
+    _time("due", nullable=False),
+    sa.Column("need", sa.JSON, nullable=False),
+    sa.Column("ask", sa.JSON, nullable=False),
+    _text("reason", None),
+    _text("reason_text"),
+    _text("note"),
+    sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("claim", sa.String(80), nullable=False, server_default=""),
+    _time("claimed_until"),
+    sa.Column("version", sa.Integer, nullable=False, server_default="0"),
+    _text("image", None),
+    _text("provider"),
+    _text("region"),
+    sa.Column("offer", sa.JSON, nullable=True),
+    sa.Column("decision", sa.JSON, nullable=True),
+    sa.Column("price_per_hour", Money, nullable=True),
+    sa.Column("currency", sa.String(8), nullable=False, server_default="USD"),
+    sa.Column("granularity_s", sa.Float, nullable=False, server_default="1"),
+    sa.Column("minimum_s", sa.Float, nullable=False, server_default="0"),
+    _time("asked_at"),
+    _text("create_key"),
+    _text("instance_id"),
+    _time("hard_end"),
+    _time("gone_at"),
+    _time("booked_at"),
+    _text("join_hash"),
+    _time("joined_at"),
+    _time("heartbeat_at"),
+    _time("facts_at"),
+    sa.Column("facts", sa.JSON, nullable=True),
+    _time("runner_started_at"),
+    _time("job_started_at"),
+    _time("runner_exited_at"),
+    sa.Column("runner_exit", sa.Integer, nullable=True),
+    _text("runner_id"),
+    _text("runner_name"),
+    sa.Column("mint_try", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("credential", sa.LargeBinary, nullable=True),  # sealed; wiped once the runner has started
+    _text("credential_ticket"),  # hash of the ticket of the one fetch; its repetition after a lost answer is allowed
+    _time("credential_taken_at"),
+    _text("job_id"),
+    _time("job_done_at"),
+    _text("job_conclusion"),
+    _time("drain_asked_at"),
+    _time("destroy_asked_at"),
+    _text("asked_reason", None),
+    _text("asked_text"),
+    sa.Index("ix_lease_due", "due", sqlite_where=sa.text("state <> 'released'"), postgresql_where=sa.text("state <> 'released'")),
+    sa.Index("ix_lease_state", "state"),
+    sa.Index("ix_lease_runner_name", "runner_name"),
+    sa.Index("ix_lease_created_at", "created_at"),
+)
+
+span = sa.Table(
+    "span",
+    metadata,
+    sa.Column("lease_id", sa.String(40), sa.ForeignKey("lease.id"), primary_key=True),
+    sa.Column("state", sa.String(20), primary_key=True),
+    _time("entered_at", nullable=False),
+    _time("left_at"),
+    _text("note"),
+)
+
+node_session = sa.Table(
+    "node_session",
+    metadata,
+    sa.Column("hash", sa.String(64), primary_key=True),
+    sa.Column("lease_id", sa.String(40), sa.ForeignKey("lease.id"), nullable=False, index=True),
+    _time("created_at", nullable=False),
+    _time("expires_at", nullable=False),
+)
+
+node_log = sa.Table(
+    "node_log",
+    metadata,
+    sa.Column("lease_id", sa.String(40), sa.ForeignKey("lease.id"), primary_key=True),
+    sa.Column("seq", sa.Integer, primary_key=True),  # given by the node, so that a repeated upload adds nothing
+    _time("at", nullable=False),
+    _text("source"),  # "agent", "boot", "runner"
+    _text("line"),
+)
+
+charge = sa.Table(
+    "charge",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("lease_id", sa.String(40), sa.ForeignKey("lease.id"), nullable=False, index=True),
+    sa.Column("kind", sa.String(20), nullable=False),
+    _time("since", nullable=False),
+    _time("until", nullable=False),
+    sa.Column("price_per_hour", Money, nullable=False),
+    sa.Column("amount", Money, nullable=False),
+    sa.Column("currency", sa.String(8), nullable=False),
+    _time("booked_at", nullable=False),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    _time("at", nullable=False),
+    _text("actor"),
+    _text("action"),
+    _text("object"),  # "lease:ID", "user:NAME", ...
+    _text("text"),
+    sa.Column("detail", sa.JSON, nullable=True),
+    sa.Index("ix_audit_object", "object"),
+)
+
+sighting = sa.Table(
+    "sighting",
+    metadata,
+    sa.Column("place", sa.String(120), primary_key=True),  # "provider:NAME" or "forge:NAME"
+    sa.Column("thing", sa.String(200), primary_key=True),
+    _time("first_seen", nullable=False),
+    _time("last_seen", nullable=False),
+)
+
+beacon = sa.Table(
+    "beacon",
+    metadata,
+    sa.Column("forge", sa.String(60), primary_key=True),
+    sa.Column("scope", sa.String(300), primary_key=True),
+    sa.Column("labels", sa.String(500), primary_key=True),
+    _text("runner_id"),
+    sa.Column("credential", sa.LargeBinary, nullable=True),  # sealed
+    _time("lit_at"),
+)
+
+person = sa.Table(
+    "person",
+    metadata,
+    sa.Column("name", sa.String(120), primary_key=True),
+    sa.Column("role", sa.String(20), nullable=False),  # viewer, operator, admin
+    _time("created_at", nullable=False),
+)
+
+web_session = sa.Table(
+    "web_session",
+    metadata,
+    sa.Column("hash", sa.String(64), primary_key=True),
+    sa.Column("person", sa.String(120), sa.ForeignKey("person.name"), nullable=False),
+    sa.Column("csrf", sa.String(64), nullable=False),
+    _time("created_at", nullable=False),
+    _time("expires_at", nullable=False),
+)
+
+login_link = sa.Table(
+    "login_link",
+    metadata,
+    sa.Column("hash", sa.String(64), primary_key=True),
+    sa.Column("person", sa.String(120), sa.ForeignKey("person.name"), nullable=False),
+    _time("expires_at", nullable=False),
+    _time("used_at"),
+)
+
+api_token = sa.Table(
+    "api_token",
+    metadata,
+    sa.Column("hash", sa.String(64), primary_key=True),
+    sa.Column("person", sa.String(120), sa.ForeignKey("person.name"), nullable=False),
+    _text("label"),
+    _time("created_at", nullable=False),
+    _time("expires_at"),
+    _time("used_at"),
+    _time("revoked_at"),
+)

@@ -1,0 +1,22 @@
+"""What every test shares: the real parts, and the list of those that this machine lacks."""
+
+import pytest
+
+from tests import parts
+
+pytest_plugins = ["tests.parts.postgres", "tests.parts.docker", "tests.parts.browser"]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One loud list of what was not tested, and why."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if "is not here:" in str(report.longrepr)]
+    if not skipped:
+        return
+    terminalreporter.section("NOT TESTED HERE: real parts are missing", sep="!")
+    counts: dict[str, int] = {}
+    for report in skipped:
+        why = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        counts[why.removeprefix("Skipped: ")] = counts.get(why.removeprefix("Skipped: "), 0) + 1
+    for why, count in sorted(counts.items()):
+        terminalreporter.line(f"{count:4d} tests  {why}")
+    terminalreporter.line("`make test REQUIRE=all` makes these failures; `.ci/run` installs the parts.")
