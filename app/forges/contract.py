@@ -132,3 +132,33 @@ class Forge(Protocol):
         """The job as the forge has it now, with its labels; None if the forge no longer has it."""
         ...
 
+    def mint_runner(self, order: RunnerOrder) -> Minted:
+        """Register one single-job runner. Raises NameTaken, ForgeRefused, ForgeDown."""
+        ...
+
+    def runner(self, scope: Scope, runner_id: str, installation: str = "") -> RunnerView | None:
+        """The runner, or None once the forge says it is not there."""
+        ...
+
+    def runners(self, scope: Scope, prefix: str, installation: str = "") -> Sequence[RunnerView]:
+        """Every runner of the scope whose name starts with the prefix; the whole listing or an error."""
+        ...
+
+    def job_started(self, scope: Scope, runner_id: str, installation: str = "") -> None:
+        """Called once when the runner's job has started: GitLab pauses the record, GitHub needs nothing."""
+        ...
+
+    def remove_runner(self, scope: Scope, runner_id: str, installation: str = "") -> None:
+        """Take it off the forge. An unknown id is no error. Raises RunnerBusy, ForgeDown."""
+        ...
+
+    def light_beacon(self, scope: Scope, labels: tuple[str, ...], known: Credential | None, runner_id: str) -> Minted | None:
+        """Keep one online record with these labels alive (GitLab); None where the forge needs none.
+
+        `known` is the credential that an earlier call gave, `runner_id` its record; a new pair comes
+        back when the old one is gone. Call it at least every 45 minutes."""
+        ...
+
+    def check(self) -> str:
+        """One sentence on key, rights and rate limit. Raises ForgeRefused, ForgeDown."""
+        ...
