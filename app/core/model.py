@@ -83,8 +83,32 @@ LATE_REASON: Mapping[State, Reason] = {
     State.IDLE: Reason.IDLE_TIMEOUT,
     State.BUSY: Reason.JOB_TIMEOUT,
 }
-SERVED: frozenset[Reason] = frozenset({Reason.JOB_DONE, Reason.JOB_GONE, Reason.IDLE_TIMEOUT, Reason.OPERATOR, Reason.SHUTDOWN})
-"""Reasons that say nothing bad of the machine; every other one bans the offer for a while."""
+SERVED: frozenset[Reason] = frozenset(
+    {
+        Reason.JOB_DONE,
+        Reason.JOB_GONE,
+        Reason.JOB_REFUSED,
+        Reason.JOB_TIMEOUT,
+        Reason.IDLE_TIMEOUT,
+        Reason.OPERATOR,
+        Reason.SHUTDOWN,
+    }
+)
+"""Reasons that are no failure of ours; after any other one the next try for the same demand waits a little longer."""
+FAULTY: frozenset[Reason] = frozenset(
+    {
+        Reason.NO_CAPACITY,
+        Reason.PROVIDER_REFUSED,
+        Reason.LAUNCH_TIMEOUT,
+        Reason.BOOT_TIMEOUT,
+        Reason.PROVE_TIMEOUT,
+        Reason.REGISTER_TIMEOUT,
+        Reason.BAD_NODE,
+        Reason.INSTANCE_LOST,
+        Reason.NODE_SILENT,
+    }
+)
+"""Reasons that speak against the machine: its offer is banned for a while."""
 
 
 @dataclass(frozen=True, slots=True)

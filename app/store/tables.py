@@ -43,6 +43,8 @@ class Money(TypeDecorator[Decimal]):
         return None if value is None else Decimal(value)
 
 
+Json = sa.JSON(none_as_null=True)  # None is SQL's NULL, not the JSON word null
+
 metadata = sa.MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -51,6 +53,11 @@ metadata = sa.MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+
+LIVE = sa.text("state <> 'released'")
+UNBOOKED = sa.text("state = 'released' AND asked_at IS NOT NULL AND booked_at IS NULL")
+"""Written out, never bound: a partial index serves only a query that repeats its very words."""
 
 
 def _text(name: str, default: str | None = "", **kwargs: Any) -> sa.Column[str]:
@@ -92,7 +99,7 @@ job = sa.Table(
     _text("repository_id"),
     _text("run_id"),
     sa.Column("attempt", sa.Integer, nullable=False, server_default="1"),
-    sa.Column("labels", sa.JSON, nullable=True),
+    sa.Column("labels", Json, nullable=True),
     sa.Column("state", sa.String(20), nullable=False),
     _text("name"),
     _text("workflow"),
@@ -126,7 +133,7 @@ lease = sa.Table(
     sa.Column("pool", sa.String(120), nullable=False),
     sa.Column("forge", sa.String(60), nullable=False),
     sa.Column("scope", sa.Text, nullable=False),
-    sa.Column("labels", sa.JSON, nullable=False),
+    sa.Column("labels", Json, nullable=False),
     sa.Column("state", sa.String(20), nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("tag", sa.String(80), nullable=False, unique=True),
@@ -134,8 +141,8 @@ lease = sa.Table(
     _time("entered_at", nullable=False),
     _time("deadline"),
     _time("due", nullable=False),
-    sa.Column("need", sa.JSON, nullable=False),
-    sa.Column("ask", sa.JSON, nullable=False),
+    sa.Column("need", Json, nullable=False),
+    sa.Column("ask", Json, nullable=False),
     _text("reason", None),
     _text("reason_text"),
     _text("note"),
@@ -146,8 +153,8 @@ lease = sa.Table(
     _text("image", None),
     _text("provider"),
     _text("region"),
-    sa.Column("offer", sa.JSON, nullable=True),
-    sa.Column("decision", sa.JSON, nullable=True),
+    sa.Column("offer", Json, nullable=True),
+    sa.Column("decision", Json, nullable=True),
     sa.Column("price_per_hour", Money, nullable=True),
     sa.Column("currency", sa.String(8), nullable=False, server_default="USD"),
     sa.Column("granularity_s", sa.Float, nullable=False, server_default="1"),
@@ -159,10 +166,11 @@ lease = sa.Table(
     _time("gone_at"),
     _time("booked_at"),
     _text("join_hash"),
+    sa.Column("join_sealed", sa.LargeBinary, nullable=True),  # a repeated create sends the same user data; wiped at the join
     _time("joined_at"),
     _time("heartbeat_at"),
     _time("facts_at"),
-    sa.Column("facts", sa.JSON, nullable=True),
+    sa.Column("facts", Json, nullable=True),
     _time("runner_started_at"),
     _time("job_started_at"),
     _time("runner_exited_at"),
@@ -180,8 +188,10 @@ lease = sa.Table(
     _time("destroy_asked_at"),
     _text("asked_reason", None),
     _text("asked_text"),
-    sa.Index("ix_lease_due", "due", sqlite_where=sa.text("state <> 'released'"), postgresql_where=sa.text("state <> 'released'")),
-    sa.Index("ix_lease_state", "state"),
+    sa.Index("ix_lease_due", "due", sqlite_where=LIVE, postgresql_where=LIVE),
+    sa.Index("ix_lease_state", "state", "entered_at"),
+    sa.Index("ix_lease_live", "created_at", sqlite_where=LIVE, postgresql_where=LIVE),
+    sa.Index("ix_lease_unbooked", "entered_at", sqlite_where=UNBOOKED, postgresql_where=UNBOOKED),
     sa.Index("ix_lease_runner_name", "runner_name"),
     sa.Index("ix_lease_created_at", "created_at"),
 )
@@ -238,7 +248,7 @@ audit = sa.Table(
     _text("action"),
     _text("object"),  # "lease:ID", "user:NAME", ...
     _text("text"),
-    sa.Column("detail", sa.JSON, nullable=True),
+    sa.Column("detail", Json, nullable=True),
     sa.Index("ix_audit_object", "object"),
 )
 

@@ -1,0 +1,57 @@
+"""jobs + pools -> demand: how many runners are wanted per pool, forge, scope and label set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from app.core.labels import match, normalise
+from app.core.model import Demand, DemandKey, Job, JobState, Pool, RepositoryRule, Scope, ScopeKind
+from app.core.rules import allowed_repository
+
+NEVER = datetime.max.replace(tzinfo=UTC)
+
+
+def scope_of(job: Job, pool: Pool) -> Scope:
+    """Where the runner for this job is registered: the job's repository unless the pool says wider."""
+    if pool.scope is ScopeKind.REPOSITORY:
+        return Scope(ScopeKind.REPOSITORY, job.repository)
+    owner = job.repository.rpartition("/")[0] if job.forge.startswith("gitlab") else job.repository.partition("/")[0]
+    return Scope(pool.scope, pool.scope_path or owner)
+
+
+def place(job: Job, pools: Sequence[Pool], repositories: Sequence[RepositoryRule]) -> tuple[Pool, Scope] | str:
+    """The pool and scope that serve a job, or a sentence that says why it is not ours."""
+    if allowed_repository(job.repository, repositories) is None:
+        return f"The repository {job.repository} is not in the allow list; add a [[repository]] that matches it."
+    found = match(job.labels or (), pools, job.forge)
+    if found.pool is None:
+        return found.why_not
+    return found.pool, scope_of(job, found.pool)
+
+
+def demand(queued: Sequence[Job], pools: Mapping[str, Pool]) -> tuple[Demand, ...]:
+    """Count queued jobs by key, oldest first within a key and between keys; jobs not placed in a pool count nowhere."""
+    groups: dict[DemandKey, list[Job]] = {}
+    for job in queued:
+        if (
+            job.state is not JobState.QUEUED
+            or job.pool is None
+            or job.pool not in pools
+            or job.scope is None
+            or job.labels is None
+        ):
+            continue
+        key = DemandKey(job.pool, job.forge, job.scope, normalise(job.labels))
+        groups.setdefault(key, []).append(job)
+    found: list[Demand] = []
+    for key, jobs in groups.items():
+        jobs.sort(key=_age)
+        matched = match(key.labels, [pools[key.pool]], key.forge)
+        if matched.pool is not None:  # the settings may have changed since the job was placed
+            found.append(Demand(key, tuple(jobs), matched.ask))
+    return tuple(sorted(found, key=lambda demand: _age(demand.jobs[0])))
+
+
+def _age(job: Job) -> tuple[datetime, str]:
+    return (job.queued_at or job.seen_at or NEVER, job.id)

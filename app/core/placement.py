@@ -1,0 +1,157 @@
+"""need + offers -> ranked placements; every rejection keeps its rule and the values it saw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from app.core.billing import billed, price
+from app.core.model import FAULTY, Ask, Lease, Pool, Verdict
+from providers.contract import Availability, Need, Offer, Traits
+
+USUAL_JOB = timedelta(minutes=20)
+"""What a job is taken to last when offers are ranked by expected total."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ban:
+    """An offer that failed lately is left alone for a while."""
+
+    provider: str
+    offer: str
+    region: str
+    until: datetime
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The ranked offers that pass, best first, and the verdict on every offer that was looked at."""
+
+    ranked: tuple[Offer, ...]
+    verdicts: tuple[Verdict, ...]
+    looked_at: datetime
+
+    def record(self, chosen: Offer | None) -> dict[str, Any]:
+        """The decision record that the lease keeps, as JSON values."""
+        counts: dict[str, int] = {}
+        for verdict in self.verdicts:
+            if not verdict.passed:
+                counts[verdict.rule] = counts.get(verdict.rule, 0) + 1
+        oldest = min((offer.seen_at for offer in self.ranked), default=self.looked_at)
+        return {
+            "at": self.looked_at.isoformat(),
+            "seen": len(self.verdicts),
+            "passed": len(self.ranked),
+            "quote_age_seconds": max(0.0, (self.looked_at - oldest).total_seconds()),
+            "chosen": None if chosen is None else {"provider": chosen.provider, "offer": chosen.id},
+            "rejected": dict(sorted(counts.items(), key=lambda item: -item[1])),
+            "verdicts": [
+                {
+                    "provider": verdict.provider,
+                    "offer": verdict.offer,
+                    "title": verdict.title,
+                    "region": verdict.region,
+                    "price_per_hour": format(verdict.price_per_hour, "f"),
+                    "passed": verdict.passed,
+                    "rule": verdict.rule,
+                    "detail": verdict.detail,
+                }
+                for verdict in self.verdicts[:200]
+            ],
+        }
+
+
+def rank(
+    need: Need, ask: Ask, pool: Pool, offers: Sequence[Offer], traits: Mapping[str, Traits], bans: Sequence[Ban], now: datetime
+) -> Placement:
+    """Own hosts first, then the lowest expected total for the usual job, then the provider's place in the pool's list."""
+    passed: list[Offer] = []
+    verdicts: dict[tuple[str, str], Verdict] = {}
+    for offer in offers:
+        no = reject(offer, need, ask, pool, bans, now)
+        if no is None:
+            passed.append(offer)
+        rule, detail = no or ("", "")
+        verdicts[offer.provider, offer.id] = Verdict(
+            offer.provider, offer.id, offer.title or offer.id, offer.region, offer.price_per_hour, no is None, rule, detail
+        )
+
+    def order(offer: Offer) -> tuple[Any, ...]:
+        preferred = pool.providers.index(offer.provider) if offer.provider in pool.providers else len(pool.providers)
+        scarce = offer.availability is Availability.SCARCE
+        return (
+            not offer.own,
+            expected(offer, traits.get(offer.provider, Traits())),
+            scarce,
+            preferred,
+            offer.provider,
+            offer.id,
+        )
+
+    ranked = tuple(sorted(passed, key=order))
+    first = [verdicts[offer.provider, offer.id] for offer in ranked]
+    rest = [verdict for verdict in verdicts.values() if not verdict.passed]
+    return Placement(ranked, (*first, *rest), now)
+
+
+def expected(offer: Offer, traits: Traits) -> Decimal:
+    """The bill for the usual job under this provider's granularity and minimum."""
+    return price(billed(USUAL_JOB, traits.billing_granularity, traits.billing_minimum), offer.price_per_hour)
+
+
+def reject(offer: Offer, need: Need, ask: Ask, pool: Pool, bans: Sequence[Ban], now: datetime) -> tuple[str, str] | None:
+    """The first rule that the offer breaks, with the values it saw; None if it passes all."""
+    if pool.providers and offer.provider not in pool.providers:
+        return "provider", f"the pool rents only from {', '.join(pool.providers)}"
+    if offer.availability is Availability.NONE:
+        return "capacity", "the provider says there is none now"
+    if need.gpu is not None and (offer.gpu is None or offer.gpu.lower() != need.gpu.lower()):
+        return "gpu", f"has {offer.gpu or 'no GPU'}, needs {need.gpu}"
+    if offer.gpus < need.gpus:
+        return "gpu-count", f"has {offer.gpus}, needs {need.gpus}"
+    if offer.gpu_memory_gib < need.gpu_memory_gib:
+        return "gpu-memory", f"has {offer.gpu_memory_gib} GiB, needs {need.gpu_memory_gib} GiB"
+    if need.memory_gib and offer.memory_gib is not None and offer.memory_gib < need.memory_gib:
+        return "memory", f"has {offer.memory_gib} GiB, needs {need.memory_gib} GiB"
+    if need.disk_gib and offer.disk_gib is not None and offer.disk_gib < need.disk_gib:
+        return "disk", f"has {offer.disk_gib} GiB, needs {need.disk_gib} GiB"
+    if need.architecture is not None and offer.architecture != need.architecture:
+        return "architecture", f"is {offer.architecture}, needs {need.architecture}"
+    if need.regions and offer.region.lower() not in need.regions and (offer.country or "").lower() not in need.regions:
+        return "region", f"is in {offer.region or 'an unnamed region'}, allowed: {', '.join(sorted(need.regions))}"
+    if need.spot is not None and offer.spot != need.spot:
+        return "spot", "is spot, needs on-demand" if offer.spot else "is on-demand, needs spot"
+    if pool.rent_on_burst_only and not offer.own and not ask.burst:
+        return "burst", "rented machines are only for jobs that say burst"
+    if need.max_price_per_hour is not None and offer.price_per_hour > need.max_price_per_hour:
+        return "price", f"{offer.price_per_hour} {offer.currency}/h, cap {need.max_price_per_hour}"
+    for ban in bans:
+        if ban.provider == offer.provider and ban.offer == offer.id and ban.region == offer.region and ban.until > now:
+            return "cooling-down", f"{ban.why}, until {ban.until:%H:%M:%S} UTC"
+    return None
+
+
+def bans(recent: Sequence[Lease], now: datetime, lasting: timedelta) -> tuple[Ban, ...]:
+    """The offers that failed lately, from the leases they failed: the longer in a row, the longer the ban (up to eightfold)."""
+    failures: dict[tuple[str, str, str], list[Lease]] = {}
+    for lease in sorted(recent, key=lambda lease: lease.gone_at or lease.entered_at):
+        if lease.offer is None or lease.reason is None:
+            continue
+        place = (lease.provider, str(lease.offer["id"]), lease.region)
+        if lease.reason in FAULTY:
+            failures.setdefault(place, []).append(lease)
+        elif lease.job_started_at is not None:  # it served since: the slate is clean
+            failures.pop(place, None)
+    found: list[Ban] = []
+    for (provider, offer, region), failed in failures.items():
+        last = failed[-1]
+        until = (last.gone_at or last.entered_at) + lasting * min(2 ** (len(failed) - 1), 8)
+        if until > now:
+            found.append(
+                Ban(provider, offer, region, until, f"{len(failed)} failed lately, last: {str(last.reason).replace('_', ' ')}")
+            )
+    return tuple(found)

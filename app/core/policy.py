@@ -1,0 +1,151 @@
+"""demand + leases + now -> decisions, each with its reason. Pure: the store runs it inside one transaction.
+
+Supply is counted, never paired: a lease that is still coming, or one that started a job which the
+forge has not named yet, covers one waiting job of its key. What is missing is planned, oldest
+demand first, under the pool's ceiling; what is too many is given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from app.core.demand import demand
+from app.core.model import SERVED, Demand, DemandKey, Job, Lease, Pool, Reason
+from app.core.states import COMING, ORDER, State
+
+FIRST_PAUSE = timedelta(seconds=5)
+LONGEST_PAUSE = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What policy sees, read in one transaction."""
+
+    queued: tuple[Job, ...]
+    live: tuple[Lease, ...]
+    recent: tuple[Lease, ...]  # released in the last half hour
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What policy wants: new leases, drains with their reason, and a sentence for every job that waits."""
+
+    new: tuple[Lease, ...] = ()
+    drain: tuple[tuple[str, Reason, str], ...] = ()
+    waits: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+Draw = Callable[[DemandKey, Demand, Pool, int], Lease]
+"""Makes the row of a new lease (ids and names are random, so they come from outside): key, demand, pool, attempt."""
+
+
+def decide(snapshot: Snapshot, pools: Mapping[str, Pool], draw: Draw) -> Plan:
+    """One look at everything: plan what is missing, give back what is too many, explain every wait."""
+    wanted = demand(snapshot.queued, pools)
+    coming = _by_key(lease for lease in snapshot.live if _covers(lease))
+    alive: dict[str, int] = {}
+    for lease in snapshot.live:
+        alive[lease.key.pool] = alive.get(lease.key.pool, 0) + 1
+    new: list[Lease] = []
+    drain: list[tuple[str, Reason, str]] = []
+    waits: dict[str, str] = {}
+    for want in wanted:
+        pool = pools[want.key.pool]
+        supply = coming.pop(want.key, [])
+        failed = failures(want.key, snapshot.recent)
+        pause = _pause(failed, snapshot.now)
+        for place, job in enumerate(want.jobs):
+            if place < len(supply):
+                waits[job.id] = _coming_sentence(supply[place])
+            elif alive.get(pool.name, 0) >= pool.ceiling:
+                waits[job.id] = (
+                    f"The pool {pool.name} is at its ceiling of {pool.ceiling} machines; the next free place is this job's."
+                )
+            elif pause is not None:
+                last = failed[-1]
+                waits[job.id] = (
+                    f"{len(failed)} tries failed, the last as {str(last.reason).replace('_', ' ')}: {last.reason_text}"
+                    f" Next try at {pause:%H:%M:%S} UTC."
+                )
+            else:
+                lease = draw(want.key, want, pool, len(failed) + 1)
+                new.append(lease)
+                alive[pool.name] = alive.get(pool.name, 0) + 1
+                waits[job.id] = f"Lease {lease.name} is planned for it."
+        drain.extend(_surplus(supply[want.count :]))
+    for supply in coming.values():
+        drain.extend(_surplus(supply))
+    return Plan(tuple(new), tuple(drain), waits)
+
+
+def next_look(snapshot: Snapshot, pools: Mapping[str, Pool]) -> datetime | None:
+    """When a paused demand may be tried again, if any is paused."""
+    pauses = [_pause(failures(want.key, snapshot.recent), snapshot.now) for want in demand(snapshot.queued, pools)]
+    return min((pause for pause in pauses if pause is not None), default=None)
+
+
+def failures(key: DemandKey, recent: Sequence[Lease]) -> list[Lease]:
+    """The leases of this key that failed in a row lately, oldest first; one that served ends the row."""
+    row: list[Lease] = []
+    for lease in sorted((lease for lease in recent if lease.key == key), key=lambda lease: lease.gone_at or lease.entered_at):
+        if lease.reason is None or lease.reason in SERVED:
+            row.clear()
+        else:
+            row.append(lease)
+    return row
+
+
+def _pause(failed: Sequence[Lease], now: datetime) -> datetime | None:
+    """None: try now. The first failure is tried again at once, on another offer; later ones wait 5 s, 10 s, ... 5 min."""
+    if len(failed) < 2:
+        return None
+    last = failed[-1]
+    until = (last.gone_at or last.entered_at) + min(FIRST_PAUSE * 2 ** min(len(failed) - 2, 10), LONGEST_PAUSE)
+    return until if until > now else None
+
+
+def _covers(lease: Lease) -> bool:
+    if lease.drain_asked_at is not None or lease.destroy_asked_at is not None:
+        return False
+    if lease.runner_exited_at is not None and lease.job_started_at is None:
+        return False  # its runner ended without a job
+    if lease.state in COMING:
+        return not lease.job_id
+    return lease.state is State.BUSY and not lease.job_id and lease.runner_exited_at is None
+
+
+def _by_key(leases: Iterable[Lease]) -> dict[DemandKey, list[Lease]]:
+    groups: dict[DemandKey, list[Lease]] = {}
+    for lease in leases:
+        groups.setdefault(lease.key, []).append(lease)
+    for group in groups.values():
+        group.sort(key=lambda lease: (-ORDER[lease.state], lease.created_at, lease.id))  # the furthest first: they are kept
+    return groups
+
+
+def _surplus(leases: Sequence[Lease]) -> list[tuple[str, Reason, str]]:
+    """Machines that nobody waits for are given back at once, but not a registered runner: it may be taking a job
+    right now, and its own idle limit ends it."""
+    early = {State.PLANNED, State.LAUNCHING, State.BOOTING, State.PROVING}
+    return [
+        (lease.id, Reason.JOB_GONE, "No job waits for it any more: cancelled, or taken by another runner.")
+        for lease in leases
+        if lease.state in early
+    ]
+
+
+def _coming_sentence(lease: Lease) -> str:
+    words = {
+        State.PLANNED: "is looking for an offer",
+        State.LAUNCHING: "is being created",
+        State.BOOTING: "is booting",
+        State.PROVING: "is being checked",
+        State.REGISTERING: "is registering its runner",
+        State.IDLE: "has a runner online that may take this job any moment",
+        State.BUSY: "has just started a job",
+    }
+    note = f" {lease.note}" if lease.note else ""
+    return f"Lease {lease.name} {words[lease.state]}.{note}"
