@@ -1,0 +1,34 @@
+"""Every knob of Sublet: typed, grouped, documented under the field, read once, frozen."""
+
+from app.settings.load import Loaded, SettingsError, load
+from app.settings.pools import PoolSettings
+from app.settings.secrets import SecretError, SecretPlace
+from app.settings.sections import (
+    DatabaseSettings,
+    EngineSettings,
+    GitHubSettings,
+    GitLabSettings,
+    LogSettings,
+    ProviderSettings,
+    RepositorySettings,
+    ServerSettings,
+)
+from app.settings.tree import Settings
+
+__all__ = [
+    "DatabaseSettings",
+    "EngineSettings",
+    "GitHubSettings",
+    "GitLabSettings",
+    "Loaded",
+    "LogSettings",
+    "PoolSettings",
+    "ProviderSettings",
+    "RepositorySettings",
+    "SecretError",
+    "SecretPlace",
+    "ServerSettings",
+    "Settings",
+    "SettingsError",
+    "load",
+]

@@ -1,0 +1,119 @@
+"""The whole settings file as one frozen value, with the checks that look at more than one table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from app.settings.fields import FilePath, WebAddress, is_loopback
+from app.settings.pools import PoolSettings
+from app.settings.sections import (
+    DatabaseSettings,
+    EngineSettings,
+    GitHubSettings,
+    GitLabSettings,
+    LogSettings,
+    ProviderSettings,
+    RepositorySettings,
+    ServerSettings,
+)
+
+
+class Settings(BaseSettings):
+    """Everything that `sublet.toml` may say."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        arbitrary_types_allowed=True,
+        env_prefix="SUBLET_",
+        env_nested_delimiter="__",
+    )
+
+    public_url: WebAddress | None = None
+    """Address under which forges, nodes and people reach the service; https unless it is this machine's own.
+    Default: `http://127.0.0.1:PORT` while the service listens on loopback."""
+    data: FilePath = Path("sublet-data")
+    """Folder for the database and the keys. Default `sublet-data` in the working folder."""
+    server: ServerSettings = ServerSettings()
+    """Where the service listens."""
+    database: DatabaseSettings = DatabaseSettings()
+    """Where everything is kept."""
+    github: GitHubSettings | None = None
+    """The GitHub account. Default none."""
+    gitlab: GitLabSettings | None = None
+    """The GitLab account. Default none."""
+    provider: tuple[ProviderSettings, ...] = Field(default=(), max_length=100)
+    """Accounts at places that rent out machines. Default none."""
+    pool: tuple[PoolSettings, ...] = Field(default=(), max_length=200)
+    """Which jobs are served, and with what. Default none."""
+    repository: tuple[RepositorySettings, ...] = Field(default=(), max_length=1_000)
+    """Which repositories may spend money here. Default none, and then no job is served."""
+    engine: EngineSettings = EngineSettings()
+    """How the part that moves leases works."""
+    log: LogSettings = LogSettings()
+    """What the service writes to standard error."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what it is given: `load` merges flags, environment and file, and keeps where each value came from."""
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        problems = [*self._addresses(), *self._names(), *self._served_twice(), *self._scopes()]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _addresses(self) -> list[str]:
+        if self.public_url is None and not is_loopback(self.server.host):
+            return ["`public_url`: is needed, as [server] `host` is more than this machine's own address"]
+        return []
+
+    def _names(self) -> list[str]:
+        problems: list[str] = []
+        for title, names in (("provider", [row.name for row in self.provider]), ("pool", [row.name for row in self.pool])):
+            doubles = [name for name, count in Counter(names).items() if count > 1]
+            problems += [f"[[{title}]]: two are named `{name}`" for name in doubles]
+        known = {row.name for row in self.provider}
+        forges = {name for name, table in (("github", self.github), ("gitlab", self.gitlab)) if table is not None}
+        for number, pool in enumerate(self.pool, 1):
+            for name in pool.providers:
+                if name not in known:
+                    told = ", ".join(f"`{other}`" for other in sorted(known)) or "none"
+                    problems.append(f"[[pool]] #{number} `providers`: no [[provider]] is named `{name}` (there are: {told})")
+            for forge in pool.forges:
+                if forge not in forges:
+                    problems.append(f"[[pool]] #{number} `forges`: there is no [{forge}] table")
+        return problems
+
+    def _served_twice(self) -> list[str]:
+        """Two pools with the same labels for the same forge would make it chance which one pays."""
+        problems: list[str] = []
+        everywhere = frozenset({"github", "gitlab"})
+        for number, pool in enumerate(self.pool, 1):
+            for other, earlier in enumerate(self.pool[: number - 1], 1):
+                forges = frozenset[str](pool.forges or everywhere) & frozenset[str](earlier.forges or everywhere)
+                if set(pool.labels) == set(earlier.labels) and forges:
+                    problems.append(f"[[pool]] #{number} `labels`: the same as those of #{other} (`{earlier.name}`)")
+        return problems
+
+    def _scopes(self) -> list[str]:
+        return [
+            f'[[pool]] #{number} `scope`: "enterprise" needs `scope_path`, or `enterprise` in [github]'
+            for number, pool in enumerate(self.pool, 1)
+            if pool.scope == "enterprise" and not pool.scope_path and not (self.github and self.github.enterprise)
+        ]
