@@ -1,0 +1,75 @@
+"""Keep one online runner record per pool and scope on forges that fail a job after an hour without one (GitLab)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import timedelta
+
+from app.core.labels import normalise
+from app.core.model import Pool, Scope
+from app.engine.runner import credential_json
+from app.engine.step import Deps
+from app.forges.contract import Credential, ForgeError
+from app.store import beacons, jobs
+from providers.contract import Secret
+
+REMEMBERED = timedelta(days=7)  # a scope that has sent no job for so long needs no beacon
+"""GitLab fails a pending job after one hour without an online matching runner (stuck_builds/drop_pending_service.rb)."""
+
+
+async def tend(deps: Deps) -> int:
+    """Light or refresh every beacon that is due; how many were. A forge that is down is asked again at the next beat."""
+    lit = 0
+    now = deps.clock.now()
+    for forge_name, pool_name, scope in await deps.store(jobs.scopes_since, deps.db, now - REMEMBERED):
+        forge, pool = deps.forges.get(forge_name), deps.pools.get(pool_name)
+        if forge is None or pool is None or not pool.beacon:
+            continue
+        labels = beacon_labels(pool)
+        known = await deps.store(beacons.get, deps.db, forge_name, str(scope), ",".join(labels))
+        if known is not None and known.lit_at is not None and now - known.lit_at < deps.timing.beacon:
+            continue
+        lit += await _light(deps, forge_name, scope, labels, known)
+    return lit
+
+
+async def _light(deps: Deps, forge_name: str, scope: Scope, labels: tuple[str, ...], known: beacons.Beacon | None) -> int:
+    context = f"beacon:{forge_name}:{scope}"
+    credential = None
+    if known is not None and known.credential is not None:
+        credential = _credential(deps.vault.open(known.credential, context))
+    runner_id = known.runner_id if known is not None else ""
+    try:
+        minted = await deps.forge_lane(deps.forges[forge_name].light_beacon, scope, labels, credential, runner_id)
+    except ForgeError:
+        return 0
+    if minted is None:
+        return 0
+    sealed = deps.vault.seal(credential_json(minted.credential), context)
+    await deps.store(beacons.put, deps.db, forge_name, str(scope), ",".join(labels), minted.runner_id, sealed, deps.clock.now())
+    return 1
+
+
+def beacon_labels(pool: Pool) -> tuple[str, ...]:
+    """Every label that a job of the pool may carry: a runner matches a job whose tags are among its own."""
+    return normalise((*pool.labels, *_options(pool.may_add)))
+
+
+def _options(may_add: Iterable[str]) -> Iterable[str]:
+    for option in may_add:
+        name, _, value = option.partition(":")
+        if name == "gpus" and value.isdigit():
+            yield from (f"gpus:{count}" for count in range(1, min(int(value), 64) + 1))
+        else:
+            yield option
+
+
+def _credential(plain: bytes) -> Credential:
+    values = json.loads(plain)
+    return Credential(
+        command=tuple(values["command"]),
+        environment={key: Secret(value) for key, value in values["environment"].items()},
+        files={key: Secret(value) for key, value in values["files"].items()},
+        ready=values["ready"],
+    )

@@ -1,0 +1,176 @@
+"""planned, launching: choose a placement, write it down, ask the provider."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from app.core.labels import sharpen
+from app.core.model import Lease, Reason
+from app.core.placement import Placement, bans, rank
+from app.core.states import State
+from app.engine.step import Answer, Deps, Move, Wait, pause
+from app.node.bootstrap import Boot, render
+from app.store import lease_views
+from providers.contract import (
+    Instance,
+    NoCapacity,
+    Offer,
+    Order,
+    Provider,
+    ProviderError,
+    Refused,
+    Secret,
+    Throttled,
+    Traits,
+    Unclear,
+)
+
+ASK_TIMEOUT = 20.0  # seconds for one provider's offers; the others do not wait for it
+
+
+async def choose(lease: Lease, deps: Deps) -> Answer:
+    """planned: ask every provider for offers, rank them, and write the choice and every verdict on the lease."""
+    pool = deps.pool_of(lease)
+    need = sharpen(lease.need, lease.ask, lease.key.labels)
+    names = [name for name in (pool.providers or tuple(deps.providers)) if name in deps.providers]
+    answers = await asyncio.gather(*(_offers(deps.providers[name], need) for name in names))
+    offers = [offer for answer in answers if not isinstance(answer, str) for offer in answer]
+    troubles = [f"Provider {name}: {answer}" for name, answer in zip(names, answers, strict=True) if isinstance(answer, str)]
+    now = deps.clock.now()
+    recent = await deps.store(lease_views.recent, deps.db, now)
+    traits = {name: deps.providers[name].traits for name in names}
+    placement = rank(need, lease.ask, pool, offers, traits, bans(recent, now, deps.timing.ban), now)
+    if not placement.ranked:
+        note = _no_offer(placement, troubles, pool.providers if not names else ())
+        record = placement.record(None) | {"troubles": troubles}
+        return Wait(pause(lease.tries, first=3.0, longest=30.0), note, failed=True, values={"decision": record})
+    offer = placement.ranked[0]
+    chosen = traits[offer.provider]
+    return Move(
+        State.LAUNCHING,
+        text=f"Chose {offer.title or offer.id} of {offer.provider} at {offer.price_per_hour} {offer.currency}/h.",
+        values={
+            "provider": offer.provider,
+            "region": offer.region,
+            "offer": offer_json(offer),
+            "decision": placement.record(offer) | {"troubles": troubles},
+            "price_per_hour": offer.price_per_hour,
+            "currency": offer.currency,
+            "granularity_s": chosen.billing_granularity.total_seconds(),
+            "minimum_s": chosen.billing_minimum.total_seconds(),
+            "image": pool.image,
+            "hard_end": now + pool.max_duration,
+            "create_key": hashlib.sha256(f"{lease.id}|{lease.attempt}|{offer.provider}|{offer.id}".encode()).hexdigest()[:40],
+        },
+    )
+
+
+async def _offers(provider: Provider, need: Any) -> Sequence[Offer] | str:
+    try:
+        async with asyncio.timeout(ASK_TIMEOUT):
+            return await provider.offers(need)
+    except TimeoutError:
+        return f"no answer within {ASK_TIMEOUT:.0f} s"
+    except ProviderError as error:
+        return str(error)
+
+
+def _no_offer(placement: Placement, troubles: Sequence[str], missing: Sequence[str]) -> str:
+    counts = placement.record(None)["rejected"]
+    seen = ", ".join(f"{count} {rule}" for rule, count in counts.items())
+    parts = [f"No offer passes ({seen})." if seen else "No provider has an offer now."]
+    if missing:
+        parts = [f"The pool's providers ({', '.join(missing)}) are not in the settings."]
+    return " ".join([*parts, *troubles])
+
+
+def offer_json(offer: Offer) -> dict[str, Any]:
+    """An offer as JSON values: money as text, times as RFC 3339."""
+    values = asdict(offer)
+    return {key: format(v, "f") if isinstance(v, Decimal) else v.isoformat() if isinstance(v, datetime) else v for key, v in values.items()}
+
+
+def offer_of(values: dict[str, Any]) -> Offer:
+    """The inverse of `offer_json`."""
+    return Offer(**{**values, "price_per_hour": Decimal(values["price_per_hour"]), "seen_at": datetime.fromisoformat(values["seen_at"])})
+
+
+async def create(lease: Lease, deps: Deps) -> Answer:
+    """launching: look whether it happened already; if surely not, write down that we ask, and ask."""
+    provider = deps.providers.get(lease.provider)
+    if provider is None or lease.offer is None:
+        return Move(State.DESTROYING, Reason.PROVIDER_REFUSED, f"The provider {lease.provider} is not in the settings any more.")
+    now = deps.clock.now()
+    first = lease.asked_at is None
+    if lease.asked_at is not None:  # asked before, and no answer was written down: look before asking again
+        found = await _find(provider, deps.owner, lease.tag)
+        if isinstance(found, Instance):
+            return _created(found)
+        patient = lease.asked_at + provider.traits.unknown_window
+        if found is not None or (now < patient and not (provider.traits.idempotent_create or provider.traits.unique_names)):
+            wait = pause(lease.tries, first=2.0, longest=30.0)
+            return Wait(wait, found or "Waiting until a late create would show in the provider's list.", failed=True)
+    token = await _join_token(lease, deps)
+    values: dict[str, Any] = {} if token is None else token[1]
+    if first:
+        values["asked_at"] = now
+    if values and not await deps.keep(lease, **values):
+        return Wait(0)
+    join_token = token[0] if token is not None else Secret(deps.vault.open(await _sealed(lease, deps), f"join:{lease.id}").decode())
+    boot = Boot(deps.service_url, lease.id, deps.agent_hash, join_token, deps.node_ca, provider.traits.boots_from)
+    order = Order(
+        offer=offer_of(dict(lease.offer)),
+        key=lease.create_key,
+        tag=lease.tag,
+        owner=deps.owner,
+        user_data=render(boot, "shell"),
+        ends_at=lease.hard_end or now + deps.pool_of(lease).max_duration,
+        image=lease.image,
+    )
+    limit = provider.traits.user_data_limit
+    nothing = {"asked_at": None} if first else {}  # a definite no to the only create: nothing is owed
+    if limit is not None and len(order.user_data.encode()) > limit:
+        text = f"The start-up script is longer than the {limit} bytes that {lease.provider} allows."
+        return Move(State.DESTROYING, Reason.PROVIDER_REFUSED, text, nothing)
+    try:
+        return _created(await provider.create(order))
+    except NoCapacity as error:
+        return Move(State.DESTROYING, Reason.NO_CAPACITY, str(error), nothing)
+    except Refused as error:
+        return Move(State.DESTROYING, Reason.PROVIDER_REFUSED, str(error), nothing)
+    except Throttled as error:
+        return Wait(max(error.wait.total_seconds(), 1.0), str(error), failed=True, values=nothing)
+    except Unclear as error:
+        values = nothing if not error.maybe_created else {}
+        return Wait(pause(lease.tries, first=1.0, longest=30.0), f"No clear answer to create: {error}", failed=True, values=values)
+
+
+def _created(instance: Instance) -> Move:
+    return Move(State.BOOTING, text=f"Instance {instance.id}.", values={"instance_id": instance.id})
+
+
+async def _find(provider: Provider, owner: str, tag: str) -> Instance | str | None:
+    """The instance under this tag, None if the whole list lacks it, or a sentence if the list could not be had."""
+    try:
+        return next((instance for instance in await provider.owned(owner) if instance.tag == tag), None)
+    except ProviderError as error:
+        return f"The provider's list could not be read: {error}"
+
+
+async def _join_token(lease: Lease, deps: Deps) -> tuple[Secret, dict[str, Any]] | None:
+    """A fresh token and the columns that keep it; None if the lease has one already (a repeated create sends the same)."""
+    if lease.join_hash:
+        return None
+    token = deps.token(32)
+    sealed = deps.vault.seal(token.encode(), f"join:{lease.id}")
+    return Secret(token), {"join_hash": hashlib.sha256(token.encode()).hexdigest(), "join_sealed": sealed}
+
+
+async def _sealed(lease: Lease, deps: Deps) -> bytes:
+    return await deps.store(lease_views.join_sealed, deps.db, lease.id)

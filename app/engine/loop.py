@@ -1,0 +1,201 @@
+"""claim -> station under a deadline -> apply; sleep, or be hinted awake."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime, timedelta
+
+import structlog
+
+from app.core.model import LATE_REASON, Lease, Reason
+from app.core.states import LIVE, RULES, State, way_out
+from app.engine import beacon, bill, boot, launch, reaper, reconcile, runner, teardown
+from app.engine.step import Answer, Deps, Move, Station, Wait, deadline, pause
+from app.store import leases
+
+log = structlog.get_logger()
+
+STATIONS: Mapping[State, Station] = {
+    State.PLANNED: launch.choose,
+    State.LAUNCHING: launch.create,
+    State.BOOTING: boot.wait_for_node,
+    State.PROVING: boot.check_node,
+    State.REGISTERING: runner.register,
+    State.IDLE: runner.wait_for_job,
+    State.BUSY: runner.watch_job,
+    State.DRAINING: teardown.drain,
+    State.DESTROYING: teardown.destroy,
+}
+GENTLE = frozenset({State.REGISTERING, State.IDLE, State.BUSY})
+"""Where a drain (not a destroy) is left to the station, or means "after the job"."""
+
+
+class Engine:
+    """Moves leases. `run` works until cancelled; `beat` does all that is due now, for tests on a manual clock."""
+
+    def __init__(self, deps: Deps) -> None:
+        self.deps = deps
+        self.last_beat: datetime | None = None  # readiness looks at its age
+        self._looks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Work for ever. Every chore runs on its own beat, so that a slow forge or provider holds up no lease."""
+        timing = self.deps.timing
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._every(timedelta(seconds=1), self._learn, "learn"))
+            group.create_task(self._every(timing.sweep, self._reap, "sweep"))
+            group.create_task(self._every(timing.sweep, self._light, "beacon"))
+            group.create_task(self._lead())
+
+    async def _lead(self) -> None:
+        failures = 0
+        while True:
+            nap = self.deps.timing.beat.total_seconds()
+            try:
+                await self.sow()
+                room = self.deps.timing.width - len(self._looks)
+                claimed = await self._claim(room) if room > 0 else []
+                for lease in claimed:
+                    task = asyncio.create_task(self.look(lease))
+                    self._looks.add(task)
+                    task.add_done_callback(self._done)
+                self.last_beat = self.deps.clock.now()
+                nap = 0.0 if claimed and len(claimed) == room else await self._until_next_due(nap)
+                failures = 0
+            except Exception as error:  # noqa: BLE001  the loop outlives whatever happens in a beat
+                log.error("engine.beat_failed", error=f"{type(error).__name__}: {error}"[:500])
+                nap = pause(failures, first=0.5, longest=15.0)
+                failures += 1
+            await self.deps.bell.wait(nap)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._looks.discard(task)
+        if not task.cancelled():
+            task.exception()
+        self.deps.bell.ring()
+
+    async def _every(self, period: timedelta, chore: Callable[[], Awaitable[object]], name: str) -> None:
+        failures = 0
+        while True:
+            try:
+                await chore()
+                failures = 0
+            except Exception as error:  # noqa: BLE001  one chore that fails stops no other
+                failures += 1
+                log.error("engine.chore_failed", chore=name, error=f"{type(error).__name__}: {error}"[:500])
+            await self.deps.clock.sleep(max(period.total_seconds(), pause(failures) if failures else 0.0))
+
+    async def _learn(self) -> None:
+        if await reconcile.learn(self.deps):
+            self.deps.bell.ring()
+
+    async def _reap(self) -> None:
+        await reaper.reap(self.deps)
+
+    async def _light(self) -> None:
+        await beacon.tend(self.deps)
+
+    async def sow(self) -> None:
+        """Place new jobs, plan leases, book released ones."""
+        await reconcile.enlist(self.deps)
+        await reconcile.plan(self.deps)
+        await bill.book(self.deps)
+
+    async def beat(self) -> int:
+        """Everything that is due at this moment, looks one after another; how many leases were looked at."""
+        looked = 0
+        await reconcile.learn(self.deps)
+        while True:
+            await self.sow()
+            claimed = await self._claim(self.deps.timing.width)
+            for lease in claimed:
+                await self.look(lease)
+            looked += len(claimed)
+            if not claimed or looked > 1000:
+                await bill.book(self.deps)
+                return looked
+
+    async def stop(self) -> None:
+        """Let the looks in flight end: none is cut in the middle."""
+        if self._looks:
+            await asyncio.wait(self._looks, timeout=self.deps.timing.hold.total_seconds())
+
+    async def _claim(self, limit: int) -> list[Lease]:
+        deps = self.deps
+        return await deps.store(leases.claim, deps.db, deps.token(8), deps.clock.now(), limit, deps.timing.hold)
+
+    async def _until_next_due(self, longest: float) -> float:
+        due = await self.deps.store(leases.next_due, self.deps.db)
+        if due is None:
+            return longest
+        return min(max((due - self.deps.clock.now()).total_seconds(), 0.0), longest)
+
+    async def look(self, lease: Lease) -> None:
+        """One look at one claimed lease: whatever happens, the row is left claimable and nothing is lost."""
+        with structlog.contextvars.bound_contextvars(lease=lease.name, state=str(lease.state)):
+            answer = await self._answer(lease)
+            try:
+                await self._apply(lease, answer)
+            except Exception as error:  # noqa: BLE001  the claim runs out and somebody looks again
+                log.error("engine.apply_failed", error=f"{type(error).__name__}: {error}"[:500])
+
+    async def _answer(self, lease: Lease) -> Answer:
+        forced = route(lease, self.deps)
+        if forced is not None:
+            return forced
+        try:
+            async with asyncio.timeout(self.deps.timing.hold.total_seconds() * 0.8):
+                return await STATIONS[lease.state](lease, self.deps)
+        except TimeoutError:
+            return Wait(pause(lease.tries), "A look took too long and was given up; it is tried again.", failed=True)
+        except Exception as error:  # noqa: BLE001  an exception is a pause, never a lost lease
+            log.error("engine.look_failed", error=f"{type(error).__name__}: {error}"[:500])
+            return Wait(pause(lease.tries), f"A look failed: {type(error).__name__}. It is tried again.", failed=True)
+
+    async def _apply(self, lease: Lease, answer: Answer) -> None:
+        deps, now = self.deps, self.deps.clock.now()
+        if isinstance(answer, Wait):
+            until = now + timedelta(seconds=answer.seconds)
+            if lease.deadline is not None and lease.deadline > now:
+                until = min(until, lease.deadline)
+            await deps.store(
+                leases.rest, deps.db, lease, until=until, note=answer.note, values=answer.values, failed=answer.failed, now=now
+            )
+            return
+        limit = deadline(answer.to, lease, deps.pool_of(lease), now)
+        moved = await deps.store(
+            leases.move,
+            deps.db,
+            lease,
+            answer.to,
+            reason=answer.reason,
+            text=answer.text,
+            values=answer.values,
+            now=now,
+            deadline=limit,
+            due=now,
+        )
+        if moved:
+            log.info("lease.moved", to=str(answer.to), reason=str(answer.reason or ""), text=answer.text)
+            deps.bell.ring()
+
+
+def route(lease: Lease, deps: Deps) -> Move | None:
+    """What overrides the station: an operator's destroy, a drain that the state does not handle, a deadline that passed."""
+    now = deps.clock.now()
+    if lease.state not in LIVE or lease.state in (State.DRAINING, State.DESTROYING):
+        late = lease.state is State.DRAINING and lease.deadline is not None and lease.deadline <= now
+        return Move(State.DESTROYING, text="The forge did not let go of the runner in time.") if late else None
+    if lease.destroy_asked_at is not None:
+        return Move(way_out(lease.state), lease.asked_reason or Reason.OPERATOR, lease.asked_text)
+    if lease.drain_asked_at is not None and lease.state not in GENTLE:
+        return Move(way_out(lease.state), lease.asked_reason or Reason.OPERATOR, lease.asked_text)
+    if lease.hard_end is not None and lease.hard_end <= now:
+        return Move(way_out(lease.state), Reason.JOB_TIMEOUT, "The hard end time has come.")
+    if lease.deadline is not None and lease.deadline <= now:
+        to = RULES[lease.state].late
+        if to is not None:
+            return Move(to, LATE_REASON[lease.state], f"Overdue in {lease.state}. {lease.note}".strip())
+    return None
+

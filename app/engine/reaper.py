@@ -1,0 +1,54 @@
+"""Seen twice, owned by no lease: destroy it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import structlog
+
+from app.engine.step import Deps
+from app.store import audit, lease_views, sweep
+from providers.contract import Instance, ProviderError
+
+APART = timedelta(seconds=45)  # between the two sightings; more than any list lags behind a create whose row is there
+LEAST = 3  # so many orphans may go without asking a person, however small the fleet
+
+log = structlog.get_logger()
+
+
+async def reap(deps: Deps) -> int:
+    """One sweep over every provider; how many orphans were destroyed. One bad provider delays no other."""
+    gone = 0
+    for name in deps.providers:
+        try:
+            gone += await _sweep(name, deps)
+        except ProviderError as error:
+            log.warning("sweep.unreadable", provider=name, error=str(error))
+    return gone
+
+
+async def _sweep(name: str, deps: Deps) -> int:
+    provider = deps.providers[name]
+    before = await deps.store(lease_views.live_tags, deps.db)
+    listed = await provider.owned(deps.owner)
+    after = await deps.store(lease_views.live_tags, deps.db)  # a lease may have come while the list was read
+    strangers = {instance.id: instance for instance in listed if instance.tag not in before and instance.tag not in after}
+    twice = await deps.store(sweep.sight, deps.db, f"provider:{name}", set(strangers), deps.clock.now(), APART)
+    orphans = [strangers[thing] for thing in sorted(twice)]
+    if len(orphans) > max(LEAST, len(listed) // 5):
+        await _ask_a_person(name, orphans, len(listed), deps)
+        return 0
+    for orphan in orphans:
+        log.warning("sweep.orphan", provider=name, instance=orphan.id, tag=orphan.tag)
+        text = f"{name} lists {orphan.tag}, which no live lease owns; seen twice."
+        await deps.store(audit.note, deps.db, deps.clock.now(), "reaper", "instance.orphan", f"instance:{orphan.id}", text)
+        await provider.destroy(orphan.id)
+    return len(orphans)
+
+
+async def _ask_a_person(name: str, orphans: Sequence[Instance], listed: int, deps: Deps) -> None:
+    """An old backup or a wrong database makes everything look like an orphan: stop and say so."""
+    text = f"{len(orphans)} of {listed} instances of {name} have no lease. Nothing was destroyed: is this the right database?"
+    log.error("sweep.stopped", provider=name, orphans=len(orphans), listed=listed)
+    await deps.store(audit.note, deps.db, deps.clock.now(), "reaper", "sweep.stopped", f"provider:{name}", text)

@@ -1,0 +1,83 @@
+"""wanted against actual: give new jobs their pool, plan what is missing, ask back what is too many."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from app.core.demand import place
+from app.core.model import Demand, DemandKey, Job, JobState, Lease, Pool
+from app.core.names import draw
+from app.core.policy import Plan, Snapshot, decide
+from app.core.states import State
+from app.engine.step import Deps, deadline
+from app.forges.contract import ForgeError
+from app.store import jobs, leases
+
+GROUP = 200
+
+
+async def enlist(deps: Deps) -> int:
+    """Place every new job whose labels are known: in a pool, or among the not-ours with a sentence. How many were placed."""
+    found = [job for job in await deps.store(jobs.unplaced, deps.db, GROUP) if job.labels is not None]
+    for job in found:
+        await _place(job, deps)
+    return len(found)
+
+
+async def learn(deps: Deps) -> int:
+    """Ask the forge for the labels that its events do not carry (GitLab). How many jobs were learned; slow, so it runs aside."""
+    found = [job for job in await deps.store(jobs.unplaced, deps.db, GROUP) if job.labels is None]
+    learned = 0
+    for job in found:
+        forge = deps.forges.get(job.forge)
+        if forge is None or job.state is JobState.WAITING:
+            continue
+        try:
+            fresh = await deps.forge_lane(forge.fetch_job, job)
+        except ForgeError as error:
+            wait = f"{job.forge} was asked for the job's tags and did not answer: {error} It is asked again."
+            await deps.store(jobs.explain, deps.db, job.id, wait)
+            continue
+        if fresh is None or fresh.labels is None:
+            gone = "The forge no longer has this job."
+            await deps.store(jobs.place, deps.db, job.id, labels=(), pool=None, scope=None, not_ours=gone, now=deps.clock.now())
+        else:
+            await _place(replace(job, labels=fresh.labels), deps)
+        learned += 1
+    return learned
+
+
+async def _place(job: Job, deps: Deps) -> None:
+    answer = place(job, list(deps.pools.values()), deps.repositories)
+    pool, scope, no = (None, None, answer) if isinstance(answer, str) else (answer[0].name, answer[1], "")
+    labels = job.labels or ()
+    await deps.store(jobs.place, deps.db, job.id, labels=labels, pool=pool, scope=scope, not_ours=no, now=deps.clock.now())
+
+
+async def plan(deps: Deps) -> Plan:
+    """One transaction: count, decide, write planned leases, drains and the sentence for every wait."""
+
+    def decide_now(snapshot: Snapshot) -> Plan:
+        def new_lease(key: DemandKey, want: Demand, pool: Pool, attempt: int) -> Lease:
+            identity = deps.token(8)
+            name = draw(deps.below)
+            lease = Lease(
+                id=identity,
+                name=name,
+                key=key,
+                state=State.PLANNED,
+                attempt=attempt,
+                tag=f"sublet-{name}-{identity[:6]}",
+                created_at=snapshot.now,
+                entered_at=snapshot.now,
+                deadline=None,
+                due=snapshot.now,
+                need=pool.need,
+                ask=want.ask,
+                image=pool.image,
+            )
+            return replace(lease, deadline=deadline(State.PLANNED, lease, pool, snapshot.now))
+
+        return decide(snapshot, deps.pools, new_lease)
+
+    return await deps.store(leases.plan, deps.db, decide_now, deps.clock.now())

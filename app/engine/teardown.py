@@ -1,0 +1,82 @@
+"""draining, destroying: off the forge, off the provider, proven gone."""
+
+from __future__ import annotations
+
+from app.core.model import Lease, Reason
+from app.core.states import State
+from app.engine.step import Answer, Deps, Move, Wait, pause
+from app.forges.contract import ForgeDown, ForgeRefused, RunnerBusy
+from app.store import lease_views
+from providers.contract import Provider, ProviderError, Throttled
+
+OVERRULE = frozenset(
+    {
+        Reason.OPERATOR,
+        Reason.SHUTDOWN,
+        Reason.JOB_DONE,
+        Reason.JOB_TIMEOUT,
+        Reason.JOB_REFUSED,
+        Reason.JOIN_REUSED,
+        Reason.INSTANCE_LOST,
+        Reason.NODE_SILENT,
+    }
+)
+"""With these reasons a forge that still says "busy" does not keep the machine: the word of its record lags, or no longer matters."""
+
+
+async def drain(lease: Lease, deps: Deps) -> Answer:
+    """draining: take the runner off the forge. A registration that cannot be removed never keeps a paid machine alive."""
+    forge = deps.forges.get(lease.key.forge)
+    if forge is None or not lease.runner_name:
+        return Move(State.DESTROYING, text="No runner was registered.")
+    installation, _ = await deps.store(lease_views.mint_hints, deps.db, lease)
+    try:
+        if lease.runner_id:
+            await deps.forge_lane(forge.remove_runner, lease.key.scope, lease.runner_id, installation)
+        else:
+            for view in await deps.forge_lane(forge.runners, lease.key.scope, lease.runner_name, installation):
+                await deps.forge_lane(forge.remove_runner, lease.key.scope, view.runner_id, installation)
+    except RunnerBusy:
+        if lease.reason in OVERRULE or lease.runner_exited_at is not None:
+            return Move(State.DESTROYING, text="The forge still shows the runner as busy; its record goes with the machine.")
+        return Wait(pause(lease.tries, first=2.0, longest=30.0), "The forge says that the runner has a job.", failed=True)
+    except (ForgeDown, ForgeRefused) as error:
+        if lease.tries >= 3:
+            return Move(State.DESTROYING, text=f"The runner could not be taken off the forge: {error}")
+        return Wait(pause(lease.tries, first=0.5, longest=5.0), str(error), failed=True)
+    return Move(State.DESTROYING, text=f"Runner {lease.runner_name} is off the forge.")
+
+
+async def destroy(lease: Lease, deps: Deps) -> Answer:
+    """destroying: ask, then believe only what the provider shows. Never gives up; `tries` counts for the alarm."""
+    now = deps.clock.now()
+    if lease.asked_at is None:
+        return Move(State.RELEASED, text="Nothing was ever created.", values={"gone_at": now})
+    provider = deps.providers.get(lease.provider)
+    if provider is None:
+        return Wait(60.0, f"The provider {lease.provider} is not in the settings: the instance may still cost money.", failed=True)
+    try:
+        if not lease.instance_id:
+            return await _look_for_it(lease, deps, provider)
+        await provider.destroy(lease.instance_id)
+        instance = await provider.get(lease.instance_id)
+    except Throttled as error:
+        return Wait(max(error.wait.total_seconds(), 1.0), str(error), failed=True)
+    except ProviderError as error:
+        return Wait(pause(lease.tries), f"{lease.provider} did not destroy it yet: {error}", failed=True)
+    if instance is None:
+        return Move(State.RELEASED, text=f"{lease.provider} no longer has it.", values={"gone_at": deps.clock.now()})
+    return Wait(pause(lease.tries, first=0.2, longest=30.0), f"{lease.provider} still shows it as {instance.phase}.", failed=True)
+
+
+async def _look_for_it(lease: Lease, deps: Deps, provider: Provider) -> Answer:
+    """A create without a clear answer: it is gone only when the list lacks it and a late create is past its time."""
+    found = next((instance for instance in await provider.owned(deps.owner) if instance.tag == lease.tag), None)
+    if found is not None:
+        if not await deps.keep(lease, instance_id=found.id):
+            return Wait(0)
+        return Wait(0, f"Found {found.id} under the lease's tag.")
+    patient = (lease.asked_at or deps.clock.now()) + provider.traits.unknown_window
+    if deps.clock.now() < patient:
+        return Wait(pause(lease.tries, first=2.0, longest=30.0), "Waiting until a late create would show in the list.", failed=True)
+    return Move(State.RELEASED, text=f"{lease.provider} never had it.", values={"gone_at": deps.clock.now()})

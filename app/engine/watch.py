@@ -1,0 +1,33 @@
+"""Is the instance still there, and does its node still speak? Shared by the stations that wait on a machine."""
+
+from __future__ import annotations
+
+from app.core.model import Lease
+from app.engine.step import Deps
+from providers.contract import Phase, ProviderError
+
+
+async def lost(lease: Lease, deps: Deps) -> str | None:
+    """A sentence if the provider says that the instance has ended; None if it lives or nobody can say.
+
+    Lists lag, so absence counts only after the provider's own unknown window has passed since the create."""
+    provider = deps.providers.get(lease.provider)
+    if provider is None or not lease.instance_id:
+        return None
+    try:
+        instance = await provider.get(lease.instance_id)
+    except ProviderError:
+        return None
+    if instance is None:
+        settled = lease.asked_at is None or deps.clock.now() >= lease.asked_at + provider.traits.unknown_window
+        return f"{lease.provider} no longer has the instance {lease.instance_id}." if settled else None
+    if instance.phase in (Phase.STOPPED, Phase.FAILED):
+        detail = f" ({instance.detail})" if instance.detail else ""
+        return f"{lease.provider} says that the instance is {instance.phase}{detail}."
+    return None
+
+
+def silent(lease: Lease, deps: Deps) -> bool:
+    """The node has said nothing for longer than it may."""
+    last = lease.heartbeat_at or lease.joined_at
+    return last is not None and deps.clock.now() - last > deps.timing.silent
