@@ -1,0 +1,57 @@
+"""Which jobs may spend money here, and which may run on a lease."""
+
+from typing import Any
+
+import pytest
+
+from app.core.model import RepositoryRule, Scope, ScopeKind
+from app.core.rules import JobClaim, allowed_repository, may_run
+from tests.core.values import KEY, lease
+
+RULES = (RepositoryRule("acme/train"), RepositoryRule("acme/open-*", forks=True, events=frozenset({"pull_request"})))
+
+
+def claim(**values: Any) -> JobClaim:
+    return JobClaim(**{"repository": "acme/train", "event": "push", **values})
+
+
+@pytest.mark.parametrize(
+    ("repository", "allowed"),
+    [("acme/train", True), ("ACME/Train", True), ("acme/train2", False), ("", False), ("evil/acme/train", False)],
+)
+def test_what_no_rule_names_may_not_spend(repository: str, allowed: bool) -> None:
+    assert (allowed_repository(repository, RULES) is not None) is allowed
+
+
+def test_a_push_of_the_leases_own_repository_may_run() -> None:
+    assert may_run(claim(), lease(1), RULES).allowed
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"repository": "acme/open-x"}, "serves acme/train, not acme/open-x"),
+        ({"repository": ""}, "an unnamed repository"),
+        ({"event": "pull_request_target"}, "event pull_request_target may not run"),
+        ({"event": ""}, "(unknown)"),
+        ({"event": "pull_request", "head_repository": "stranger/train"}, "comes from stranger/train"),
+        ({"event": "pull_request"}, "comes from a fork"),
+        ({"event": "push", "fork": True}, "comes from a fork"),
+    ],
+)
+def test_everything_else_is_refused_with_a_sentence(values: dict[str, Any], why: str) -> None:
+    answer = may_run(claim(**values), lease(1), RULES)
+    assert not answer.allowed
+    assert why in answer.lines[1]
+
+
+def test_a_pull_request_from_the_repository_itself_may_run() -> None:
+    assert may_run(claim(event="pull_request", head_repository="Acme/train"), lease(1), RULES).allowed
+
+
+def test_a_rule_may_let_forks_in() -> None:
+    scope = Scope(ScopeKind.ORGANIZATION, "acme")
+    wide = lease(1, key=KEY.__class__(KEY.pool, KEY.forge, scope, KEY.labels))
+    given = claim(repository="acme/open-x", event="pull_request", head_repository="stranger/open-x")
+    assert may_run(given, wide, RULES).allowed
+    assert not may_run(claim(repository="acmeplus/train"), wide, (RepositoryRule("*/*"),)).allowed
