@@ -1,0 +1,54 @@
+# Needs make and Python 3.11 or newer, nothing else: no recipe calls any other program.
+PYTHON ?= python3
+REQUIRE ?=
+ARGS ?=
+BIN := .venv/bin
+COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(CURDIR)/$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+export REQUIRE
+
+define HELP
+make install   prepare .venv from hash-pinned requirements
+make run       start the service on 127.0.0.1:8080; without a sublet.toml, the demo
+make test      run every test; REQUIRE=all makes missing real parts a failure, ARGS="..." goes to pytest
+make check     formatting, lint, strict types, import rules, tests
+make format    put the code into shape
+make docs      write the generated reference pages anew
+make lock      pin the newest requirements, with hashes
+endef
+
+.PHONY: help install install-dev run test check lint format docs lock
+
+help:
+	@$(info $(HELP)):
+
+install:
+	@$(PYTHON) requirements/install.py runtime
+
+install-dev:
+	@$(PYTHON) requirements/install.py dev
+
+run: install
+	@$(BIN)/sublet up $(ARGS)
+
+test: install-dev
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+check: lint test
+
+lint: install-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: install-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: install-dev
+	$(BIN)/python docs/generate.py
+
+lock: install-dev
+	cd requirements && $(COMPILE) --upgrade --output-file runtime.txt runtime.in
+	cd requirements && $(COMPILE) --upgrade --constraint runtime.txt --output-file dev.txt dev.in

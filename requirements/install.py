@@ -1,0 +1,85 @@
+"""Makes `.venv` with hash-pinned requirements, or leaves it alone if it is up to date. Standard library only.
+
+    python3 requirements/install.py runtime    what the service needs
+    python3 requirements/install.py dev        the same, and what tests and checks need
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+LEAST = (3, 11)
+TREE = Path(__file__).resolve().parent.parent
+VENV = TREE / ".venv"
+PYTHON = VENV / "bin" / "python"
+STAMP = VENV / "sublet-installed.json"
+
+
+def main(arguments: "list[str]") -> int:
+    """Exit code: 0 if `.venv` is ready, 1 with a sentence if it cannot be made."""
+    if sys.version_info < LEAST:
+        found = ".".join(str(part) for part in sys.version_info[:3])
+        return say(f"Sublet needs Python {LEAST[0]}.{LEAST[1]} or newer, and `{sys.executable}` is {found}. Try: make PYTHON=python3.11")
+    kind = arguments[0] if arguments else "runtime"
+    wanted = TREE / "requirements" / f"{kind}.txt"
+    if not wanted.is_file():
+        return say(f"There is no {wanted.relative_to(TREE)}.")
+    done = installed()
+    key = fingerprint(kind)
+    if done.get(kind) == key or (kind == "runtime" and done.get("dev") == fingerprint("dev")):
+        return 0
+    if not usable():
+        print("Making .venv ...", flush=True)
+        try:
+            venv.EnvBuilder(clear=True, with_pip=True, symlinks=True).create(VENV)
+        except (OSError, subprocess.CalledProcessError) as error:
+            return say(f"Python could not make .venv ({error}). On Debian and Ubuntu: apt install python3-venv")
+    print(f"Installing the packages of {wanted.relative_to(TREE)} into .venv ...", flush=True)
+    STAMP.unlink(missing_ok=True)  # half-done work must not look done
+    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
+    for words in (["--require-hashes", "-r", str(wanted)], ["--no-deps", "--no-build-isolation", "--editable", str(TREE)]):
+        if subprocess.run([*pip, *words], check=False).returncode != 0:  # noqa: S603  our own words
+            return say("pip could not install them; what it says stands above. `make install` goes on where it stopped.")
+    kinds = ("dev", "runtime") if kind == "dev" else ("runtime",)
+    STAMP.write_text(json.dumps({name: fingerprint(name) for name in kinds}), encoding="utf-8")
+    return 0
+
+
+def fingerprint(kind: str) -> str:
+    """Changes when an install would: with Python, the place of the tree, the pinned packages or our own entry points."""
+    parts = [sys.version.encode(), str(TREE).encode()]
+    parts += [(TREE / name).read_bytes() for name in (f"requirements/{kind}.txt", "pyproject.toml", "requirements/install.py")]
+    return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+
+def installed() -> "dict[str, str]":
+    """What `.venv` was last filled with; nothing if it is not whole."""
+    try:
+        stamp = json.loads(STAMP.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stamp if isinstance(stamp, dict) and PYTHON.exists() and (VENV / "bin" / "sublet").exists() else {}
+
+
+def usable() -> bool:
+    """Whether `.venv` has a working pip and this very Python; a half-made one is made anew."""
+    if not PYTHON.exists():
+        return False
+    ask = "import pip, sys; print(sys.version)"
+    try:
+        answer = subprocess.run([str(PYTHON), "-c", ask], capture_output=True, text=True, check=False)  # noqa: S603
+    except OSError:
+        return False
+    return answer.returncode == 0 and answer.stdout.strip() == sys.version.strip()
+
+
+def say(sentence: str) -> int:
+    print(sentence, file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
