@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from datetime import timedelta
 
 from app.core.labels import normalise
 from app.core.model import Pool, Scope
-from app.engine.runner import credential_json
+from app.engine.seal import seal, unseal
 from app.engine.step import Deps
-from app.forges.contract import Credential, ForgeError
+from app.forges.contract import ForgeError
 from app.store import beacons, jobs
-from providers.contract import Secret
 
 REMEMBERED = timedelta(days=7)  # a scope that has sent no job for so long needs no beacon
 """GitLab fails a pending job after one hour without an online matching runner (stuck_builds/drop_pending_service.rb)."""
@@ -38,7 +36,7 @@ async def _light(deps: Deps, forge_name: str, scope: Scope, labels: tuple[str, .
     context = f"beacon:{forge_name}:{scope}"
     credential = None
     if known is not None and known.credential is not None:
-        credential = _credential(deps.vault.open(known.credential, context))
+        credential = unseal(deps.vault, known.credential, context)
     runner_id = known.runner_id if known is not None else ""
     try:
         minted = await deps.forge_lane(deps.forges[forge_name].light_beacon, scope, labels, credential, runner_id)
@@ -46,7 +44,7 @@ async def _light(deps: Deps, forge_name: str, scope: Scope, labels: tuple[str, .
         return 0
     if minted is None:
         return 0
-    sealed = deps.vault.seal(credential_json(minted.credential), context)
+    sealed = seal(deps.vault, minted.credential, context)
     await deps.store(beacons.put, deps.db, forge_name, str(scope), ",".join(labels), minted.runner_id, sealed, deps.clock.now())
     return 1
 
@@ -63,13 +61,3 @@ def _options(may_add: Iterable[str]) -> Iterable[str]:
             yield from (f"gpus:{count}" for count in range(1, min(int(value), 64) + 1))
         else:
             yield option
-
-
-def _credential(plain: bytes) -> Credential:
-    values = json.loads(plain)
-    return Credential(
-        command=tuple(values["command"]),
-        environment={key: Secret(value) for key, value in values["environment"].items()},
-        files={key: Secret(value) for key, value in values["files"].items()},
-        ready=values["ready"],
-    )

@@ -33,4 +33,3 @@ async def check_node(lease: Lease, deps: Deps) -> Answer:
         return Move(State.DESTROYING, Reason.BAD_NODE, no)
     text = f"{len(checks)} checks passed." if checks else "The pool asks for nothing that must be checked."
     return Move(State.REGISTERING, text=text)
-

@@ -27,7 +27,6 @@ from providers.contract import (
     Refused,
     Secret,
     Throttled,
-    Traits,
     Unclear,
 )
 
@@ -93,19 +92,26 @@ def _no_offer(placement: Placement, troubles: Sequence[str], missing: Sequence[s
 def offer_json(offer: Offer) -> dict[str, Any]:
     """An offer as JSON values: money as text, times as RFC 3339."""
     values = asdict(offer)
-    return {key: format(v, "f") if isinstance(v, Decimal) else v.isoformat() if isinstance(v, datetime) else v for key, v in values.items()}
+    return {
+        key: format(v, "f") if isinstance(v, Decimal) else v.isoformat() if isinstance(v, datetime) else v
+        for key, v in values.items()
+    }
 
 
 def offer_of(values: dict[str, Any]) -> Offer:
     """The inverse of `offer_json`."""
-    return Offer(**{**values, "price_per_hour": Decimal(values["price_per_hour"]), "seen_at": datetime.fromisoformat(values["seen_at"])})
+    return Offer(
+        **{**values, "price_per_hour": Decimal(values["price_per_hour"]), "seen_at": datetime.fromisoformat(values["seen_at"])}
+    )
 
 
 async def create(lease: Lease, deps: Deps) -> Answer:
     """launching: look whether it happened already; if surely not, write down that we ask, and ask."""
     provider = deps.providers.get(lease.provider)
     if provider is None or lease.offer is None:
-        return Move(State.DESTROYING, Reason.PROVIDER_REFUSED, f"The provider {lease.provider} is not in the settings any more.")
+        return Move(
+            State.DESTROYING, Reason.PROVIDER_REFUSED, f"The provider {lease.provider} is not in the settings any more."
+        )
     now = deps.clock.now()
     first = lease.asked_at is None
     if lease.asked_at is not None:  # asked before, and no answer was written down: look before asking again
@@ -122,7 +128,9 @@ async def create(lease: Lease, deps: Deps) -> Answer:
         values["asked_at"] = now
     if values and not await deps.keep(lease, **values):
         return Wait(0)
-    join_token = token[0] if token is not None else Secret(deps.vault.open(await _sealed(lease, deps), f"join:{lease.id}").decode())
+    join_token = (
+        token[0] if token is not None else Secret(deps.vault.open(await _sealed(lease, deps), f"join:{lease.id}").decode())
+    )
     boot = Boot(deps.service_url, lease.id, deps.agent_hash, join_token, deps.node_ca, provider.traits.boots_from)
     order = Order(
         offer=offer_of(dict(lease.offer)),
@@ -148,7 +156,9 @@ async def create(lease: Lease, deps: Deps) -> Answer:
         return Wait(max(error.wait.total_seconds(), 1.0), str(error), failed=True, values=nothing)
     except Unclear as error:
         values = nothing if not error.maybe_created else {}
-        return Wait(pause(lease.tries, first=1.0, longest=30.0), f"No clear answer to create: {error}", failed=True, values=values)
+        return Wait(
+            pause(lease.tries, first=1.0, longest=30.0), f"No clear answer to create: {error}", failed=True, values=values
+        )
 
 
 def _created(instance: Instance) -> Move:

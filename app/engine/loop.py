@@ -198,4 +198,3 @@ def route(lease: Lease, deps: Deps) -> Move | None:
         if to is not None:
             return Move(to, LATE_REASON[lease.state], f"Overdue in {lease.state}. {lease.note}".strip())
     return None
-

@@ -25,7 +25,7 @@ async def enlist(deps: Deps) -> int:
 
 
 async def learn(deps: Deps) -> int:
-    """Ask the forge for the labels that its events do not carry (GitLab). How many jobs were learned; slow, so it runs aside."""
+    """Ask the forge for the labels that its events do not carry (GitLab); slow, so it runs aside. How many were learned."""
     found = [job for job in await deps.store(jobs.unplaced, deps.db, GROUP) if job.labels is None]
     learned = 0
     for job in found:

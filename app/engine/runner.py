@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from datetime import timedelta
 
 from app.core.model import Lease, Reason
 from app.core.states import State
+from app.engine.seal import seal
 from app.engine.step import Answer, Deps, Move, Wait, pause
 from app.engine.watch import lost, silent
-from app.forges.contract import Credential, Forge, ForgeDown, ForgeRefused, NameTaken, RunnerBusy, RunnerOrder
+from app.forges.contract import Forge, ForgeDown, ForgeRefused, NameTaken, RunnerBusy, RunnerOrder
 from app.store import lease_views
 
 REFUSALS = 5  # of the forge in a row, until the lease is given up
@@ -21,7 +21,9 @@ async def register(lease: Lease, deps: Deps) -> Answer:
     if lease.job_started_at is not None or lease.job_id:
         return await _busy(lease, deps)
     if lease.runner_exited_at is not None:
-        return Move(State.DRAINING, Reason.RUNNER_FAILED, f"The runner ended with code {lease.runner_exit} before it was online.")
+        return Move(
+            State.DRAINING, Reason.RUNNER_FAILED, f"The runner ended with code {lease.runner_exit} before it was online."
+        )
     if lease.runner_started_at is not None:
         return Move(State.IDLE, text=f"Runner {lease.runner_name} is online.")
     if silent(lease, deps):
@@ -57,6 +59,7 @@ async def _mint(lease: Lease, deps: Deps) -> Answer:
         installation=installation,
         command=pool.runner_command,
         idle_limit=pool.idle_limit,
+        max_duration=pool.max_duration,
         description=f"Sublet lease {lease.name}",
     )
     if not await deps.keep(lease, runner_name=name, runner_id="", mint_try=lease.mint_try + 1):
@@ -71,24 +74,12 @@ async def _mint(lease: Lease, deps: Deps) -> Answer:
         if lease.tries + 1 >= REFUSALS:
             return Move(State.DRAINING, Reason.RUNNER_REFUSED, str(error))
         return Wait(pause(lease.tries, first=2.0), f"{forge.name} refuses to register a runner: {error}", failed=True)
-    sealed = deps.vault.seal(credential_json(minted.credential), f"credential:{lease.id}")
+    sealed = seal(deps.vault, minted.credential, f"credential:{lease.id}")
     return Wait(
         deps.timing.watch.total_seconds(),
         "Waiting for the node to take its credential.",
         values={"runner_id": minted.runner_id, "credential": sealed},
     )
-
-
-def credential_json(credential: Credential) -> bytes:
-    """What the node gets: {"command", "environment", "files", "ready"}."""
-    return json.dumps(
-        {
-            "command": list(credential.command),
-            "environment": {key: value.reveal() for key, value in credential.environment.items()},
-            "files": {key: value.reveal() for key, value in credential.files.items()},
-            "ready": credential.ready,
-        }
-    ).encode()
 
 
 async def _remove_by_name(forge: Forge, lease: Lease, installation: str, deps: Deps) -> None:
@@ -105,7 +96,9 @@ async def wait_for_job(lease: Lease, deps: Deps) -> Answer:
         rest = lease.runner_exited_at + SETTLE - now
         if rest > timedelta(0):
             return Wait(rest.total_seconds(), "The runner has ended; waiting for the forge's word on its job.")
-        if lease.runner_exit == 0:  # GitHub takes an idle one-job runner away after minutes, and it exits 0 (actions/runner #4726)
+        if (
+            lease.runner_exit == 0
+        ):  # GitHub takes an idle one-job runner away after minutes, and it exits 0 (actions/runner #4726)
             return Move(State.DRAINING, Reason.IDLE_TIMEOUT, "The forge ended the runner before a job came.")
         return Move(State.DRAINING, Reason.RUNNER_FAILED, f"The runner ended with code {lease.runner_exit} before a job came.")
     if silent(lease, deps):
@@ -152,7 +145,9 @@ async def _busy(lease: Lease, deps: Deps) -> Answer:
 async def watch_job(lease: Lease, deps: Deps) -> Answer:
     """busy: until the job ends. A busy runner is not destroyed on one source's word."""
     if lease.job_done_at is not None:
-        return Move(State.DRAINING, Reason.JOB_DONE, f"The forge says that the job ended: {lease.job_conclusion or 'completed'}.")
+        return Move(
+            State.DRAINING, Reason.JOB_DONE, f"The forge says that the job ended: {lease.job_conclusion or 'completed'}."
+        )
     if lease.runner_exited_at is not None:
         return Move(State.DRAINING, Reason.JOB_DONE, f"The runner ended with code {lease.runner_exit}.")
     gone = await lost(lease, deps)
@@ -174,5 +169,3 @@ async def _forge_says_free(lease: Lease, deps: Deps) -> bool:
     except (ForgeDown, ForgeRefused):
         return False
     return view is None or view.busy is False
-
-

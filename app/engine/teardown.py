@@ -21,7 +21,7 @@ OVERRULE = frozenset(
         Reason.NODE_SILENT,
     }
 )
-"""With these reasons a forge that still says "busy" does not keep the machine: the word of its record lags, or no longer matters."""
+"""With these reasons a forge that still says "busy" does not keep the machine: its record lags, or no longer matters."""
 
 
 async def drain(lease: Lease, deps: Deps) -> Answer:
@@ -54,7 +54,9 @@ async def destroy(lease: Lease, deps: Deps) -> Answer:
         return Move(State.RELEASED, text="Nothing was ever created.", values={"gone_at": now})
     provider = deps.providers.get(lease.provider)
     if provider is None:
-        return Wait(60.0, f"The provider {lease.provider} is not in the settings: the instance may still cost money.", failed=True)
+        return Wait(
+            60.0, f"The provider {lease.provider} is not in the settings: the instance may still cost money.", failed=True
+        )
     try:
         if not lease.instance_id:
             return await _look_for_it(lease, deps, provider)
@@ -66,7 +68,9 @@ async def destroy(lease: Lease, deps: Deps) -> Answer:
         return Wait(pause(lease.tries), f"{lease.provider} did not destroy it yet: {error}", failed=True)
     if instance is None:
         return Move(State.RELEASED, text=f"{lease.provider} no longer has it.", values={"gone_at": deps.clock.now()})
-    return Wait(pause(lease.tries, first=0.2, longest=30.0), f"{lease.provider} still shows it as {instance.phase}.", failed=True)
+    return Wait(
+        pause(lease.tries, first=0.2, longest=30.0), f"{lease.provider} still shows it as {instance.phase}.", failed=True
+    )
 
 
 async def _look_for_it(lease: Lease, deps: Deps, provider: Provider) -> Answer:
@@ -78,5 +82,7 @@ async def _look_for_it(lease: Lease, deps: Deps, provider: Provider) -> Answer:
         return Wait(0, f"Found {found.id} under the lease's tag.")
     patient = (lease.asked_at or deps.clock.now()) + provider.traits.unknown_window
     if deps.clock.now() < patient:
-        return Wait(pause(lease.tries, first=2.0, longest=30.0), "Waiting until a late create would show in the list.", failed=True)
+        return Wait(
+            pause(lease.tries, first=2.0, longest=30.0), "Waiting until a late create would show in the list.", failed=True
+        )
     return Move(State.RELEASED, text=f"{lease.provider} never had it.", values={"gone_at": deps.clock.now()})

@@ -1,0 +1,91 @@
+"""The demo as a service: settings that point at the built-in forge, a free pool, and one job queued."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from app.demo import image, launch, machine
+from app.settings import Loaded, load
+
+REPOSITORY = "acme/train"
+NOTE = "Demo: this pool asks for no GPU, so the job runs on this machine and costs nothing."
+
+
+class DemoTrouble(Exception):
+    """The demo cannot start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """A running demo forge and the settings that make the service its customer."""
+
+    loaded: Loaded
+    forge: launch.Running
+    data: Path
+
+    async def start(self, own_url: str) -> list[str]:
+        """Point the forge's webhook at us and queue the job, unless one is under way. Returns the lines to print."""
+        async with httpx.AsyncClient(base_url=self.forge.url, headers=self._headers(), timeout=10) as client:
+            (await client.post("/_demo/hook", json={"url": f"{own_url}/hooks/github"})).raise_for_status()
+            state = (await client.get("/_demo/state")).raise_for_status().json()
+            if any(job["status"] != "completed" for job in state["jobs"]):
+                return [f"Demo job of {REPOSITORY} goes on where it was."]
+            (await client.post("/_demo/push", json={"repository": REPOSITORY})).raise_for_status()
+        return [f"Demo job {REPOSITORY} · gpu-eval queued on the built-in forge: no account, no cost."]
+
+    def stop(self) -> None:
+        """End the forge."""
+        launch.stop(self.data)
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.forge.token_file.read_text().strip()}"}
+
+
+async def prepare(loaded: Loaded, public_url: str, provider: str) -> Demo:
+    """Start the forge (or find it alive, after a crash), and write the demo's settings over the given ones.
+
+    Raises DemoTrouble."""
+    data = Path(loaded.settings.data)
+    try:
+        forge = await asyncio.to_thread(launch.ensure, data)
+        pool: dict[str, Any] = {"image": await asyncio.to_thread(image.build)} if provider == "docker" else {}
+    except Exception as error:
+        raise DemoTrouble(f"The demo cannot start: {error}") from error
+    command = machine.command_in_image() if provider == "docker" else machine.command()
+    own = {"network": "host"} if provider == "docker" else {}
+    settings: dict[str, Any] = {
+        "data": str(data),
+        "public_url": public_url,
+        "server": loaded.settings.server.model_dump(exclude_unset=True),
+        "log": loaded.settings.log.model_dump(exclude_unset=True),
+        "database": loaded.settings.database.model_dump(exclude_unset=True),
+        "github": {
+            "url": forge.url,
+            "api_url": f"{forge.url}/api/v3",
+            "app_id": forge.app_id,
+            "private_key": f"file:{forge.private_key_file.absolute()}",
+            "webhook_secret": f"file:{forge.webhook_secret_file.absolute()}",
+        },
+        "provider": [{"name": provider, "kind": provider, **own}],
+        "pool": [
+            {
+                "name": "demo",
+                "labels": ["gpu", "rubin"],
+                "ceiling": 2,
+                "max_minutes": 15,
+                "idle_minutes": 2,
+                "boot_minutes": 3,
+                "runner_command": list(command),
+                "note": NOTE,
+                **pool,
+            }
+        ],
+        "repository": [{"match": "acme/*"}],
+        "engine": {"beat_seconds": 1, "heartbeat_seconds": 2, "silent_minutes": 2},
+    }
+    return Demo(load(None, settings), forge, data)

@@ -1,0 +1,279 @@
+"""Puts the parts together: settings -> providers, forges, store -> web and engine. Tests hand in their own parts."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from app import __version__
+from app.core.model import Pool, RepositoryRule, ScopeKind
+from app.core.states import State
+from app.engine.loop import Engine
+from app.engine.step import Deps, Timing
+from app.forges.contract import Forge, ForgeError
+from app.forges.github import GitHubForge
+from app.forges.gitlab import GitLabForge
+from app.kit.bell import Bell
+from app.kit.clock import Clock, SystemClock
+from app.kit.telemetry import Telemetry
+from app.kit.threads import Lane, ThreadLane
+from app.metered import MeteredForge, MeteredProvider
+from app.node import package
+from app.settings import PoolSettings, SecretPlace, Settings
+from app.store import sweep
+from app.store.db import Database, upgrade
+from app.store.vault import Vault
+from app.web.app import build as build_web
+from app.web.parts import HealthCheck, WebParts, WebSettings
+from providers import registry
+from providers.contract import Health, Need, Provider, Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A whole service, not started: the engine to run and the web application to serve."""
+
+    db: Database
+    engine: Engine
+    web: FastAPI
+    deps: Deps
+    parts: WebParts
+    telemetry: Telemetry
+
+    async def aclose(self) -> None:
+        """Let go of everything. Call it when neither engine nor web runs any more."""
+        for provider in self.deps.providers.values():
+            await provider.aclose()
+        self.deps.store.close()
+        self.deps.forge_lane.close()
+        self.db.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Outfit:
+    """What differs between a service for people and one for a test."""
+
+    clock: Clock
+    store: Lane
+    forge_lane: Lane
+    token: Callable[[int], str] = secrets.token_hex
+    below: Callable[[int], int] = secrets.randbelow
+
+
+def system_outfit() -> Outfit:
+    """The machine's own clock, and threads."""
+    return Outfit(SystemClock(), ThreadLane("store", 8), ThreadLane("forge", 4))
+
+
+def assemble(
+    *,
+    db: Database,
+    vault: Vault,
+    forges: Mapping[str, Forge],
+    providers: Mapping[str, Provider],
+    pools: Mapping[str, Pool],
+    repositories: tuple[RepositoryRule, ...],
+    outfit: Outfit,
+    web: WebSettings,
+    timing: Timing,
+    telemetry: Telemetry | None = None,
+    node_ca: str | None = None,
+) -> Service:
+    """Build a service from its parts. The database is migrated already."""
+    telemetry = telemetry or telemetry_of(forges, providers, pools)
+    agent = package.agent()
+    bell = Bell()
+    metered = {name: MeteredForge(forge, telemetry) for name, forge in forges.items()}
+    counted = {name: MeteredProvider(provider, telemetry) for name, provider in providers.items()}
+    deps = Deps(
+        db=db,
+        store=outfit.store,
+        forge_lane=outfit.forge_lane,
+        forges=metered,
+        providers=counted,
+        pools=pools,
+        repositories=repositories,
+        clock=outfit.clock,
+        bell=bell,
+        vault=vault,
+        timing=timing,
+        owner=sweep.installation(db, outfit.clock.now()),
+        service_url=web.public_url,
+        agent_hash=agent[1],
+        node_ca=node_ca,
+        token=outfit.token,
+        below=outfit.below,
+    )
+    engine = Engine(deps)
+    parts = WebParts(
+        db=db,
+        lane=outfit.store,
+        forges=metered,
+        clock=outfit.clock,
+        bell=bell,
+        vault=vault,
+        pools=pools,
+        repositories=repositories,
+        agent=agent,
+        settings=web,
+        telemetry=telemetry,
+        providers={name: provider.check for name, provider in counted.items()},
+        forge_checks={name: _forge_check(forge, outfit.forge_lane) for name, forge in metered.items()},
+        engine_beat=lambda: engine.last_beat,
+    )
+    return Service(db, engine, build_web(parts), deps, parts, telemetry)
+
+
+def telemetry_of(forges: Iterable[str], providers: Iterable[str], pools: Mapping[str, Pool]) -> Telemetry:
+    """Every metric, with the label values that these settings can give."""
+    return Telemetry(
+        version=__version__,
+        pools=sorted(pools),
+        providers=sorted(providers),
+        forges=sorted(forges),
+        gpus=sorted({pool.need.gpu for pool in pools.values() if pool.need.gpu is not None}),
+        phases=[str(state) for state in State],
+    )
+
+
+def _forge_check(forge: Forge, lane: Lane) -> HealthCheck:
+    async def check() -> Health:
+        try:
+            return Health(True, await lane(forge.check))
+        except ForgeError as error:
+            return Health(False, str(error))
+
+    return check
+
+
+def from_settings(
+    settings: Settings, public_url: str, *, demo: bool = False, extra: Mapping[str, Forge] | None = None
+) -> Service:
+    """Build the service that the settings describe: opens and migrates the database, makes the keys on the first start.
+
+    Raises SecretError, SettingsError, registry.ProviderTrouble, and the database's own errors."""
+    data = Path(settings.data)
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    url = settings.database.address() or f"sqlite:///{data.absolute() / ('demo.db' if demo else 'sublet.db')}"
+    upgrade(url)
+    outfit = system_outfit()
+    pools = {pool.name: pool_of(pool, settings) for pool in settings.pool}
+    named = [name for name in ("github", "gitlab") if getattr(settings, name) is not None]
+    telemetry = telemetry_of(named, [table.name for table in settings.provider], pools)
+    forges = forges_of(settings, outfit.clock.now, lambda forge, left: telemetry.forge_rate_left.set(left, forge=forge))
+    providers = providers_of(settings, data)
+    silent = timedelta(minutes=settings.engine.silent_minutes)
+    return assemble(
+        db=Database(url),
+        vault=Vault(data / "vault.keys"),
+        forges=forges,
+        providers=providers,
+        pools=pools,
+        repositories=tuple(RepositoryRule(rule.match, rule.forks, frozenset(rule.events)) for rule in settings.repository),
+        outfit=outfit,
+        web=WebSettings(
+            public_url=public_url.rstrip("/"),
+            version=__version__,
+            demo=demo,
+            heartbeat_seconds=settings.engine.heartbeat_seconds,
+            silent_seconds=silent.total_seconds(),
+            beat_seconds=settings.engine.beat_seconds,
+        ),
+        timing=Timing(
+            beat=timedelta(seconds=settings.engine.beat_seconds),
+            hold=timedelta(seconds=settings.engine.hold_seconds),
+            silent=silent,
+        ),
+        telemetry=telemetry,
+        node_ca=settings.server.node_ca.read_text() if settings.server.node_ca else None,
+    )
+
+
+def forges_of(settings: Settings, now: Callable[[], datetime], on_rate: Callable[[str, int], None]) -> dict[str, Forge]:
+    """The forges that are set up; their secrets are read now. Raises SecretError, and ValueError for a blank secret."""
+    forges: dict[str, Forge] = {}
+    if settings.github is not None:
+        github = settings.github
+        forges["github"] = GitHubForge(
+            webhook_secret=_required(github.webhook_secret),
+            now=now,
+            webhook_secret_previous=_read(github.webhook_secret_previous),
+            api_url=github.api,
+            app_id=str(github.app_id or ""),
+            private_key=_read(github.private_key),
+            token=_read(github.token),
+            on_rate=on_rate,
+        )
+    if settings.gitlab is not None:
+        gitlab = settings.gitlab
+        forges["gitlab"] = GitLabForge(
+            url=gitlab.url,
+            token=gitlab.token.read(),
+            webhook_token=_read(gitlab.webhook_token),
+            signing_token=_read(gitlab.signing_token),
+            now=now,
+            on_rate=on_rate,
+        )
+    return forges
+
+
+def _read(place: SecretPlace | None) -> Secret | None:
+    return None if place is None else place.read()
+
+
+def _required(place: SecretPlace | None) -> Secret:
+    return Secret("") if place is None else place.read()  # blank is refused by the forge itself
+
+
+def providers_of(settings: Settings, data: Path) -> dict[str, Provider]:
+    """Every [[provider]], built through the registry that strangers use too."""
+    built: dict[str, Provider] = {}
+    for table in settings.provider:
+        own = table.own()
+        if table.kind == "local":
+            own.setdefault("root", str(data.absolute() / "instances" / table.name))
+        built[table.name] = registry.build(table.kind, table.name, own)
+    return built
+
+
+def pool_of(pool: PoolSettings, settings: Settings) -> Pool:
+    """A pool of the settings as the value that the core decides with."""
+    forge_scope = settings.github.scope if settings.github is not None else "repository"
+    return Pool(
+        name=pool.name,
+        labels=frozenset(pool.labels),
+        need=Need(
+            gpu=pool.gpu,
+            gpus=pool.gpus,
+            gpu_memory_gib=pool.gpu_memory_gib,
+            memory_gib=pool.memory_gib,
+            disk_gib=pool.disk_gib,
+            architecture=pool.architecture,
+            regions=frozenset(region.lower() for region in pool.regions),
+            spot=pool.spot,
+            max_price_per_hour=pool.max_price_per_hour,
+            min_driver=pool.min_driver,
+            min_cuda=pool.min_cuda,
+            gpu_architecture=pool.gpu_architecture,
+        ),
+        ceiling=pool.ceiling,
+        forges=frozenset(pool.forges),
+        providers=pool.providers,
+        may_add=frozenset(pool.may_add),
+        rent_on_burst_only=pool.rent == "burst",
+        image=pool.image,
+        scope=ScopeKind(pool.scope or forge_scope),
+        scope_path=pool.scope_path or (settings.github.enterprise if settings.github and pool.scope == "enterprise" else ""),
+        runner_group=pool.runner_group or (settings.github.runner_group if settings.github else ""),
+        runner_command=pool.runner_command,
+        max_duration=timedelta(minutes=pool.max_minutes),
+        idle_limit=timedelta(minutes=pool.idle_minutes),
+        boot_limit=timedelta(minutes=pool.boot_minutes),
+        beacon=pool.beacon,
+        note=pool.note,
+    )
