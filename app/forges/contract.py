@@ -1,12 +1,12 @@
 """What Sublet asks of a forge. Blocking: called through the forge lane, never from the event loop.
 
-    ForgeError
-    ├── BadSignature   the delivery is not authentic: 401, nothing stored
-    ├── BadDelivery    authentic, but not what the forge documents: refused with a sentence
-    ├── NameTaken      a runner of this name is there already: mint again under a fresh name
-    ├── RunnerBusy     the forge says that this runner has a job: not removed
-    ├── ForgeRefused   a definite no (rights, missing scope, full group): tell a person
-    └── ForgeDown      no clear answer, or asked to slow down: come back after `wait`
+ForgeError
+├── BadSignature   the delivery is not authentic: 401, nothing stored
+├── BadDelivery    authentic, but not what the forge documents: refused with a sentence
+├── NameTaken      a runner of this name is there already: mint again under a fresh name
+├── RunnerBusy     the forge says that this runner has a job: not removed
+├── ForgeRefused   a definite no (rights, missing scope, full group): tell a person
+└── ForgeDown      no clear answer, or asked to slow down: come back after `wait`
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class RunnerOrder:
     command: tuple[str, ...] = ()  # the pool's own command instead of the usual one
     idle_limit: timedelta = timedelta(minutes=5)
     description: str = ""
+    max_duration: timedelta | None = None  # GitLab ends a job that takes longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,10 @@ class BadDelivery(ForgeError):
 
 class NameTaken(ForgeError):
     """A runner of this name exists already."""
+
+    def __init__(self, message: str = "", *, runner_id: str = "") -> None:
+        super().__init__(message)
+        self.runner_id = runner_id  # the record that has the name, where the forge shows it
 
 
 class RunnerBusy(ForgeError):

@@ -1,0 +1,95 @@
+"""GitHub's JSON, read into our nouns: `workflow_job` deliveries, jobs and runners of the REST API.
+
+Two traps of real payloads: an event is told by its `action` (a recorded `queued` delivery has
+`workflow_job.status: waiting`), and a queued job may carry a runner (GitHub's own), so a runner is
+believed only once the job has started. The oldest payloads lack `head_branch`, `created_at` and
+`workflow_name`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from app.core.model import Job, JobState
+from app.forges.contract import RunnerView
+from app.forges.payload import Table, Unreadable, identity, labels, link, moment, number, part, table, truth, whole, word, words
+
+ACTIONS: Mapping[str, JobState] = {
+    "waiting": JobState.WAITING,  # a deployment waits for its approval; `queued` follows
+    "queued": JobState.QUEUED,
+    "in_progress": JobState.IN_PROGRESS,
+    "completed": JobState.COMPLETED,
+}
+STATUSES: Mapping[str, JobState] = {**ACTIONS, "requested": JobState.WAITING, "pending": JobState.WAITING}
+"""`GET .../actions/jobs/{id}` knows two more: not queued yet, and held back by a concurrency group."""
+
+REPOSITORY = re.compile(r"(?!\.{1,2}/)[A-Za-z0-9._-]{1,100}/(?!\.{1,2}$)[A-Za-z0-9._-]{1,100}")
+OWNER = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,100}")
+_COMMIT = re.compile(r"[0-9a-fA-F]{7,64}")
+_TRIES = 100_000
+
+
+def job_of_event(forge: str, state: JobState, event: Table) -> Job:
+    """The job that a `workflow_job` delivery tells of. Raises Unreadable."""
+    raw = table(event.get("workflow_job"), "workflow_job")
+    home = table(event.get("repository"), "repository")
+    key, repository = identity(raw, "id"), whole(home, "full_name", REPOSITORY)
+    if not key or not repository:
+        raise Unreadable("the delivery names no " + ("repository" if key else "job"))
+    job = Job(
+        id=f"{forge}-{key}",
+        forge=forge,
+        key=key,
+        repository=repository,
+        repository_id=identity(home, "id"),
+        state=state,
+        actor=words(part(event, "sender"), "login", 100),
+        installation=identity(part(event, "installation"), "id"),
+    )
+    return replace(job, **_facts(raw, state))
+
+
+def job_of_answer(job: Job, raw: Table) -> Job:
+    """The job as the REST API tells it now; what the answer leaves out stays as it was. Raises Unreadable."""
+    if identity(raw, "id") != job.key:
+        raise Unreadable("the answer is about another job")
+    state = STATUSES.get(word(raw, "status"), job.state)
+    return replace(job, state=state, **{name: value for name, value in _facts(raw, state).items() if value not in ("", None)})
+
+
+def _facts(raw: Table, state: JobState) -> dict[str, Any]:
+    """What a job object says, whichever way it came."""
+    attempt = number(raw, "run_attempt") or 1
+    if attempt > _TRIES:
+        raise Unreadable("run_attempt is not a number of tries")
+    begun = moment(raw, "started_at")  # of a queued job: when it was queued
+    started = state in (JobState.IN_PROGRESS, JobState.COMPLETED)
+    ended = state is JobState.COMPLETED
+    return {
+        "run_id": identity(raw, "run_id"),
+        "attempt": attempt,
+        "labels": labels(raw, "labels"),
+        "name": words(raw, "name", 200),
+        "workflow": words(raw, "workflow_name", 200),
+        "url": link(raw, "html_url"),
+        "branch": words(raw, "head_branch", 255),
+        "sha": whole(raw, "head_sha", _COMMIT),
+        "queued_at": moment(raw, "created_at") or (None if started else begun),
+        "started_at": begun if started else None,
+        "completed_at": moment(raw, "completed_at") if ended else None,
+        "conclusion": word(raw, "conclusion") if ended else "",
+        "runner_id": identity(raw, "runner_id") if started else "",
+        "runner_name": words(raw, "runner_name", 100) if started else "",
+    }
+
+
+def runner_of_answer(raw: Table) -> RunnerView:
+    """A self-hosted runner. `busy` has been seen false while a job ran (actions/runner #4422). Raises Unreadable."""
+    key, name = identity(raw, "id"), words(raw, "name", 100)
+    if not key or not name:
+        raise Unreadable("a runner without id or name")
+    status = word(raw, "status")
+    return RunnerView(runner_id=key, name=name, online=status == "online" if status else None, busy=truth(raw, "busy"))

@@ -1,0 +1,141 @@
+"""One HTTP request to GitHub through PyGithub, and the answer as plain values.
+
+PyGithub's requester is used for what it knows (the API's address under a prefix, moved
+repositories, headers) and kept from what hurts here: it retries POST, sleeps between requests, and
+logs bodies that hold tokens. One requester per thread; it carries no credential, each request does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import threading
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import cast
+from urllib.parse import urljoin, urlsplit
+
+import github
+import jwt
+import requests
+from github.Requester import Requester
+
+from app.forges.answers import Answer, OnRate, remaining, silence, unreadable
+from app.forges.contract import ForgeRefused
+from app.forges.payload import Table, quoted
+
+API_VERSION = "2022-11-28"
+_MOVED = frozenset({302, 307, 308})  # PyGithub follows 301 itself, with the same verb
+
+# Not in logging's tree, so that no configuration can wake it: PyGithub logs whole answers, tokens included.
+Requester.injectLogger(logging.Logger("silent", logging.CRITICAL + 1))
+
+
+def api_address(url: str) -> str:
+    """The REST API of a GitHub web address: github.com, a GHE.com tenant, or a GitHub Enterprise Server."""
+    parts = urlsplit(url.rstrip("/"))
+    if parts.hostname in ("github.com", "www.github.com"):
+        return "https://api.github.com"
+    if (parts.hostname or "").endswith(".ghe.com"):
+        return f"https://api.{parts.hostname}"
+    return f"{parts.scheme}://{parts.netloc}{parts.path}/api/v3"
+
+
+class GitHubWire:
+    """Requests to one API address. Safe to share between threads."""
+
+    def __init__(
+        self, forge: str, api_url: str, timeout: timedelta, now: Callable[[], datetime], on_rate: OnRate | None
+    ) -> None:
+        parts = urlsplit(api_url)
+        if parts.scheme not in ("https", "http") or not parts.hostname:
+            raise ValueError("GitHub's api_url is not a web address.")
+        if parts.username or parts.password:
+            raise ValueError("GitHub's api_url must not carry a user or a password.")
+        self.forge = forge
+        self.now = now
+        self._url = api_url.rstrip("/")
+        self._timeout = max(1, math.ceil(timeout.total_seconds()))  # PyGithub takes whole seconds
+        self._on_rate = on_rate
+        self._local = threading.local()
+
+    def send(
+        self,
+        auth: github.Auth.Auth,
+        verb: str,
+        path: str,
+        deed: str,
+        *,
+        query: Mapping[str, str | int] | None = None,
+        body: Mapping[str, object] | None = None,
+    ) -> Answer:
+        """Ask once. Whatever GitHub answers comes back, refusals too; no answer is ForgeDown."""
+        answer = self._ask(auth, verb, path, deed, query, body)
+        where = answer.headers.get("location", "")
+        if answer.status in _MOVED and where:
+            target = urlsplit(urljoin(self._url + path, where))
+            ours = urlsplit(self._url)
+            if (target.scheme, target.netloc) == (ours.scheme, ours.netloc):
+                answer = self._ask(auth, verb, target.geturl(), deed, None, body)
+        return answer
+
+    def _ask(
+        self,
+        auth: github.Auth.Auth,
+        verb: str,
+        path: str,
+        deed: str,
+        query: Mapping[str, str | int] | None,
+        body: Mapping[str, object] | None,
+    ) -> Answer:
+        headers = {"Accept": "application/vnd.github+json"}
+        try:
+            headers["Authorization"] = f"{auth.token_type} {auth.token}"
+        except (ValueError, TypeError, jwt.PyJWTError):
+            raise ForgeRefused("The App's private key cannot sign: it must be the PEM file that GitHub gave.") from None
+        try:
+            status, told, text = self._requester().requestJson(
+                verb, path, dict(query or {}), headers, None if body is None else dict(body)
+            )
+        except requests.exceptions.InvalidHeader:
+            raise ForgeRefused("The token for GitHub holds characters that no header can carry.") from None
+        except (requests.RequestException, OSError, ValueError, ArithmeticError, AssertionError, RecursionError) as error:
+            raise silence(self.forge, deed, error) from None
+        except RuntimeError:  # PyGithub's word for a redirect to another host or scheme
+            raise ForgeRefused(f"{self.forge} sends us to another address when asked to {deed}: check api_url") from None
+        left = remaining(told)
+        if left is not None and self._on_rate:
+            self._on_rate(self.forge, left)
+        content: object = None
+        try:
+            content = json.loads(text) if text.strip() else None
+        except (ValueError, RecursionError):
+            if status < 300:
+                raise unreadable(self.forge, deed, "not JSON") from None
+        return Answer(status, told, content, _message(content))
+
+    def _requester(self) -> Requester:
+        found: Requester | None = getattr(self._local, "requester", None)
+        if found is None:
+            client = github.Github(
+                base_url=self._url,
+                timeout=self._timeout,
+                user_agent="sublet",
+                retry=None,
+                seconds_between_requests=0,
+                seconds_between_writes=0,
+                lazy=True,
+                api_version=API_VERSION,
+            )
+            found = self._local.requester = client.requester
+        return found
+
+
+def _message(content: object) -> str:
+    """GitHub's own words for an error: its message, and the messages of its list of errors."""
+    if not isinstance(content, dict):
+        return ""
+    told = cast("Table", content)
+    said, errors = quoted(told.get("message")), told.get("errors")
+    return f"{said} ({quoted(errors, 150)})"[:400] if errors else said
