@@ -1,1 +1,177 @@
-"""Fixtures for a real postgres."""
+"""Real databases for tests: a PostgreSQL cluster of this worker's own, and a fresh migrated database for each test."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from app.store.db import Database, upgrade
+from tests.parts import lacks
+
+REMEDY = "install postgresql (Debian: apt-get install postgresql), version 13 or later"
+SETTINGS = {
+    "fsync": "off",  # a test's cluster need not outlive the machine
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "shared_buffers": "32MB",
+    "max_connections": "200",
+    "autovacuum": "off",
+    "jit": "off",
+}
+TEMPLATE = "sublet_template"
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Generator[str]:
+    """The address of a cluster that only this worker uses. Its database is empty; tests make their own."""
+    binaries = _binaries()
+    if binaries is None:
+        lacks("PostgreSQL", REMEDY)
+    user = _unprivileged()
+    if user is None:
+        lacks("PostgreSQL", "run the tests as an ordinary user, or add the user postgres: PostgreSQL refuses to run as root")
+    folder = Path(tempfile.mkdtemp(prefix="sublet-pg-"))
+    try:
+        if os.geteuid() == 0:
+            os.chown(folder, user.pw_uid, user.pw_gid)
+        with _cluster(binaries, folder, user) as url:
+            yield url
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_url: str) -> str:
+    """The cluster's address, with a migrated database in it that new ones are copied from."""
+    with psycopg.connect(_plain(postgres_url), autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE {TEMPLATE}")  # pyright: ignore[reportArgumentType, reportCallIssue]  our own word
+    upgrade(_named(postgres_url, TEMPLATE))
+    return postgres_url
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file that new ones are copied from."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    upgrade(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """A fresh migrated SQLite database of this test's own."""
+    path = tmp_path / "sublet.db"
+    shutil.copyfile(sqlite_template, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def postgresql_url(postgres_template: str) -> Iterator[str]:
+    """A fresh migrated PostgreSQL database of this test's own."""
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(_plain(postgres_template), autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")  # pyright: ignore[reportArgumentType, reportCallIssue]  our own word
+        yield _named(postgres_template, name)
+        conn.execute(f"DROP DATABASE {name} WITH (FORCE)")  # pyright: ignore[reportArgumentType, reportCallIssue]  our own word
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A fresh migrated database, once of each kind."""
+    return request.getfixturevalue(f"{request.param}_url")
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """The store on a fresh migrated database, once of each kind."""
+    opened = Database(database_url)
+    yield opened
+    opened.close()
+
+
+def _binaries() -> Path | None:
+    """The folder of initdb and pg_ctl, the newest if there are several."""
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: (len(path.parent.name), path.parent.name))
+    on_path = shutil.which("initdb")
+    folders = [*reversed(installed), *([Path(on_path).resolve().parent] if on_path else [])]
+    return next((folder for folder in folders if (folder / "initdb").exists() and (folder / "pg_ctl").exists()), None)
+
+
+def _unprivileged() -> pwd.struct_passwd | None:
+    if os.geteuid() != 0:
+        return pwd.getpwuid(os.geteuid())
+    try:
+        return pwd.getpwnam("postgres")
+    except KeyError:
+        return None
+
+
+@contextmanager
+def _cluster(binaries: Path, folder: Path, user: pwd.struct_passwd) -> Generator[str]:
+    cluster, output, word = folder / "cluster", folder / "output", secrets.token_hex(16)
+
+    def run(program: str, *arguments: str) -> None:
+        root = os.geteuid() == 0
+        with output.open("a") as log:  # a file, because a pipe would stay open in the server
+            done = subprocess.run(
+                [str(binaries / program), "-D", str(cluster), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                user=user.pw_uid if root else None,
+                group=user.pw_gid if root else None,
+                extra_groups=[] if root else None,
+                timeout=120,
+            )
+        if done.returncode != 0:
+            raise RuntimeError(f"{program} ended with {done.returncode}: {output.read_text()[-2000:]}")
+
+    password = folder / "password"
+    password.write_text(word)
+    run("initdb", "-U", "sublet", "-A", "scram-sha-256", f"--pwfile={password}", "--no-sync", "-E", "UTF8", "--locale=C")
+    port = _start(run, folder)
+    try:
+        yield f"postgresql+psycopg://sublet:{word}@127.0.0.1:{port}/postgres"
+    finally:
+        run("pg_ctl", "-m", "immediate", "-w", "stop")  # by the pid that the cluster wrote down
+
+
+def _start(run: Callable[..., None], folder: Path, tries: int = 4) -> int:
+    port = _free_port()
+    settings = {**SETTINGS, "listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": str(folder)}
+    try:
+        run("pg_ctl", "-w", "-o", " ".join(f"-c {key}={value}" for key, value in settings.items()), "start")
+    except RuntimeError:  # a port that was free a moment ago may be taken now
+        if tries == 1:
+            raise
+        return _start(run, folder, tries - 1)
+    return port
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _named(url: str, database: str) -> str:
+    return f"{url.rpartition('/')[0]}/{database}"
+
+
+def _plain(url: str) -> str:
+    """The address as psycopg itself reads it."""
+    return url.replace("postgresql+psycopg://", "postgresql://")

@@ -1,0 +1,154 @@
+"""The one doorway to the database: SQLite by default, PostgreSQL by URL; reads, writes and the migrations."""
+
+from __future__ import annotations
+
+import importlib.util
+import sqlite3
+import threading
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
+
+BUSY = 15.0  # seconds to wait for another process that writes to the same SQLite file
+UPGRADE_LOCK = 7_283_001  # PostgreSQL advisory lock: two services that start at once migrate one after the other
+
+
+class DatabaseRefused(ValueError):
+    """The database URL is of a kind that Sublet does not keep its rows in."""
+
+
+class Database:
+    """Connections to one database. Safe to share between threads; one function of the store is one transaction."""
+
+    def __init__(self, url: str) -> None:
+        """`sqlite:///sublet-data/sublet.db` or `postgresql://user@host/name`. Raises DatabaseRefused."""
+        parsed = _parse(url)
+        self.dialect: str = parsed.get_backend_name()  # "sqlite" or "postgresql"
+        self._writer: AbstractContextManager[Any]
+        if self.dialect == "sqlite":
+            self._engine = _sqlite(parsed)
+            self._writer = threading.Lock()  # writers of this process queue here instead of spinning on the file
+        else:
+            self._engine = _postgresql(parsed)
+            self._writer = nullcontext()
+        self._writing = self._engine.execution_options(sublet_write=True)
+
+    def __repr__(self) -> str:
+        return f"Database({self._engine.url.render_as_string(hide_password=True)!r})"
+
+    @property
+    def postgresql(self) -> bool:
+        return self.dialect == "postgresql"
+
+    @contextmanager
+    def read(self) -> Generator[sa.Connection]:
+        """A transaction that changes nothing. On SQLite it sees one moment and never waits for a writer."""
+        with self._engine.connect() as conn:
+            yield conn
+
+    @contextmanager
+    def write(self) -> Generator[sa.Connection]:
+        """A transaction that is committed, durably, when the block ends, and rolled back when it raises."""
+        with self._writer, self._writing.begin() as conn:
+            yield conn
+
+    def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+        """An INSERT that knows ON CONFLICT, in the words of this database."""
+        return postgresql.insert(table) if self.postgresql else sqlite.insert(table)
+
+    def ping(self) -> None:
+        """Raises sqlalchemy.exc.SQLAlchemyError when the database does not answer."""
+        with self.read() as conn:
+            conn.execute(sa.select(1))
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def upgrade(url: str) -> None:
+    """Bring the schema to the newest revision. Repeatable; all in one transaction; services that start at once take turns."""
+    database = Database(url)
+    try:
+        with database.write() as conn:
+            if database.postgresql:
+                conn.execute(sa.select(sa.func.pg_advisory_xact_lock(UPGRADE_LOCK)))
+            config = Config()
+            config.set_main_option("script_location", str(migrations()).replace("%", "%%"))
+            config.attributes["connection"] = conn
+            command.upgrade(config, "head")
+    finally:
+        database.close()
+
+
+def migrations() -> Path:
+    """The folder of the migrations: in the tree, or beside `app` where the package is installed."""
+    spec = importlib.util.find_spec("migrations")
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError("the package `migrations` is not installed beside `app`")
+    return Path(spec.origin).parent
+
+
+def _parse(url: str) -> sa.URL:
+    parsed = sa.make_url(url)
+    if parsed.drivername in ("postgres", "postgresql"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername == "postgresql+psycopg":
+        return parsed
+    if parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
+        raise DatabaseRefused(f"Sublet keeps its rows in SQLite or PostgreSQL (psycopg), not in {parsed.drivername}")
+    if parsed.database in (None, "", ":memory:") or "mode" in parsed.query:
+        raise DatabaseRefused("an SQLite database needs a file: what must survive a crash does not live in memory")
+    return parsed
+
+
+def _sqlite(url: sa.URL) -> sa.Engine:
+    if sqlite3.sqlite_version_info < (3, 35):
+        raise DatabaseRefused(f"SQLite 3.35 or later is needed (for RETURNING); this Python has {sqlite3.sqlite_version}")
+    Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(url, hide_parameters=True, pool_size=8, max_overflow=24, connect_args={"timeout": BUSY})
+
+    def connected(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # the driver begins nothing by itself: `began` below does
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",  # a webhook that was answered survives a power cut
+            f"busy_timeout={int(BUSY * 1000)}",
+            "foreign_keys=ON",
+            "journal_size_limit=67108864",
+        ):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    def began(conn: sa.Connection) -> None:
+        # A write takes the lock at once: a read that later turns into a write could not wait for it.
+        conn.exec_driver_sql("BEGIN IMMEDIATE" if conn.get_execution_options().get("sublet_write") else "BEGIN")
+
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "begin", began)
+    return engine
+
+
+def _postgresql(url: sa.URL) -> sa.Engine:
+    defaults: dict[str, Any] = {
+        "application_name": "sublet",
+        "connect_timeout": 10,
+        "keepalives_idle": 30,
+        "tcp_user_timeout": 30_000,  # milliseconds: a dead network is noticed, so that no lane hangs for ever
+        "options": "-c timezone=UTC",
+    }
+    own = {key: value for key, value in defaults.items() if key not in url.query}
+    return sa.create_engine(
+        url,
+        hide_parameters=True,
+        pool_size=8,
+        max_overflow=24,
+        pool_pre_ping=True,  # work goes on by itself when a database that was down is back
+        isolation_level="READ COMMITTED",
+        connect_args=own,
+    )

@@ -1,0 +1,159 @@
+"""Leases as they are read: by name, by list, by what is due. Writes nothing."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from app.core.labels import normalise
+from app.core.model import Job, JobState, Lease, Span
+from app.core.states import State
+from app.store.db import Database
+from app.store.rows import JOB_COLUMNS, LEASE_COLUMNS, SLIM_COLUMNS, SPAN_COLUMNS, job_of, lease_of, span_of
+from app.store.tables import LIVE, UNBOOKED, job, lease, span
+
+RECENT = timedelta(minutes=30)
+SHORTEST_PREFIX = 4  # characters of an id that name a lease, if no other starts with them
+
+Which = Literal["live", "past", "all"]
+
+
+def get(db: Database, lease_id: str) -> Lease | None:
+    """The lease, whole."""
+    with db.read() as conn:
+        return one(conn, lease.c.id == lease_id)
+
+
+def find(db: Database, ref: str) -> Lease | None:
+    """By name, id, the start of an id (4 characters or more, of one lease only), or the address of its job."""
+    ref = ref.strip()
+    if not ref:
+        return None
+    with db.read() as conn:
+        found = one(conn, sa.or_(lease.c.name == ref, lease.c.id == ref))
+        if found is not None:
+            return found
+        if "://" in ref:
+            newest = sa.select(job.c.lease_id).where(job.c.url == ref, job.c.lease_id != "").order_by(job.c.seen_at.desc())
+            lease_id = conn.scalar(newest.limit(1))
+            return None if lease_id is None else one(conn, lease.c.id == lease_id)
+        if len(ref) < SHORTEST_PREFIX:
+            return None
+        ids = conn.scalars(sa.select(lease.c.id).where(lease.c.id.startswith(ref, autoescape=True)).limit(2)).all()
+        return one(conn, lease.c.id == ids[0]) if len(ids) == 1 and str(ids[0]).startswith(ref) else None
+
+
+def listing(db: Database, *, which: Which = "live", limit: int = 100, before: datetime | None = None) -> list[Lease]:
+    """The newest first, without `decision`; `before` is the `created_at` of the last lease of the page before."""
+    query = sa.select(*SLIM_COLUMNS).order_by(lease.c.created_at.desc()).limit(limit)
+    if which != "all":
+        query = query.where(LIVE if which == "live" else lease.c.state == State.RELEASED)
+    if before is not None:
+        query = query.where(lease.c.created_at < before)
+    with db.read() as conn:
+        return _all(conn, query)
+
+
+def live(conn: sa.Connection) -> list[Lease]:
+    """Every lease that is not released, the oldest first, without `decision`."""
+    return _all(conn, sa.select(*SLIM_COLUMNS).where(LIVE).order_by(lease.c.created_at))
+
+
+def released_since(conn: sa.Connection, since: datetime) -> list[Lease]:
+    """Leases released since then, in that order, without `decision`."""
+    query = sa.select(*SLIM_COLUMNS).where(lease.c.state == State.RELEASED, lease.c.entered_at >= since)
+    return _all(conn, query.order_by(lease.c.entered_at))
+
+
+def recent(db: Database, now: datetime) -> list[Lease]:
+    """Leases released in the last half hour, the oldest end first."""
+    with db.read() as conn:
+        return released_since(conn, now - RECENT)
+
+
+def spans(db: Database, lease_id: str) -> list[Span]:
+    """The states that the lease was in, in order."""
+    query = sa.select(*SPAN_COLUMNS).where(span.c.lease_id == lease_id)
+    with db.read() as conn:
+        found = [span_of(row) for row in conn.execute(query)]
+    return sorted(found, key=lambda stay: list(State).index(stay.state))
+
+
+def live_count(db: Database) -> int:
+    with db.read() as conn:
+        return conn.scalar(sa.select(sa.func.count()).select_from(lease).where(LIVE)) or 0
+
+
+def live_tags(db: Database) -> set[str]:
+    """The instance names that live leases own."""
+    with db.read() as conn:
+        return {str(tag) for tag in conn.scalars(sa.select(lease.c.tag).where(LIVE))}
+
+
+def counts(db: Database) -> dict[tuple[str, State], int]:
+    """How many live leases by pool and state."""
+    query = sa.select(lease.c.pool, lease.c.state, sa.func.count()).where(LIVE).group_by(lease.c.pool, lease.c.state)
+    with db.read() as conn:
+        return {(pool, State(state)): count for pool, state, count in conn.execute(query)}
+
+
+_UNCLAIMED_DUE = sa.select(lease.c.due).where(LIVE, lease.c.claim == "").order_by(lease.c.due).limit(1)
+_CLAIM_ENDS = sa.select(sa.func.min(lease.c.claimed_until, type_=lease.c.due.type)).where(LIVE, lease.c.claim != "")
+
+
+def next_due(db: Database) -> datetime | None:
+    """When the next live lease may be claimed: it is due, or the claim on it runs out. None: there is none."""
+    with db.read() as conn:
+        due = conn.scalar(_UNCLAIMED_DUE)
+        # A claimed one that is due later than this cannot be the next, so only the front of the index is read.
+        ends = conn.scalar(_CLAIM_ENDS if due is None else _CLAIM_ENDS.where(lease.c.due <= due))
+    return min((time for time in (due, ends) if time is not None), default=None)
+
+
+def unbooked(db: Database, limit: int = 100) -> list[Lease]:
+    """Released leases that money may be owed for and whose books are open, the oldest end first."""
+    query = sa.select(*SLIM_COLUMNS).where(UNBOOKED).order_by(lease.c.entered_at).limit(limit)
+    with db.read() as conn:
+        return _all(conn, query)
+
+
+def join_sealed(db: Database, lease_id: str) -> bytes:
+    """The sealed join token; empty once the node has joined."""
+    with db.read() as conn:
+        return conn.scalar(sa.select(lease.c.join_sealed).where(lease.c.id == lease_id)) or b""
+
+
+def mint_hints(db: Database, wanted: Lease) -> tuple[str, tuple[str, ...]]:
+    """GitHub App installation and labels as written, of a job that this lease may serve: its own, a waiting one, the last one.
+
+    Both empty where no such job is known."""
+    key = wanted.key
+    same = sa.and_(job.c.pool == key.pool, job.c.forge == key.forge, job.c.scope == str(key.scope))
+    newest = sa.select(*JOB_COLUMNS).order_by(job.c.seen_at.desc()).limit(200)
+    queries = [newest.where(job.c.state == JobState.QUEUED, same), newest.where(same)]
+    if wanted.job_id:
+        queries.insert(0, newest.where(job.c.id == wanted.job_id))
+    installation = ""
+    with db.read() as conn:
+        for query in queries:
+            for found in (job_of(row) for row in conn.execute(query)):
+                installation = installation or found.installation
+                if _alike(found, key.labels):
+                    return found.installation or installation, found.labels or ()
+    return installation, ()
+
+
+def _alike(found: Job, labels: tuple[str, ...]) -> bool:
+    return found.labels is not None and normalise(found.labels) == labels
+
+
+def one(conn: sa.Connection, where: sa.ColumnElement[bool]) -> Lease | None:
+    """The one lease of this condition, whole."""
+    row = conn.execute(sa.select(*LEASE_COLUMNS).where(where)).first()
+    return None if row is None else lease_of(row)
+
+
+def _all(conn: sa.Connection, query: sa.Select[Any]) -> list[Lease]:
+    return [lease_of(row) for row in conn.execute(query)]

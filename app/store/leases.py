@@ -1,0 +1,243 @@
+"""The only writer of a lease's state: planned in one transaction, claimed, and moved by compare-and-set.
+
+Every change of state has its span and its audit row in the same transaction. A worker holds a
+lease only by its claim, a short-lived token; whoever comes with an older one changes nothing.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from app.core.model import Lease, Reason
+from app.core.policy import Plan, Snapshot
+from app.core.states import LIVE as LIVE_STATES
+from app.core.states import ORDER, State, judge
+from app.store import audit, jobs
+from app.store.db import Database
+from app.store.lease_views import (
+    RECENT,
+    find,
+    get,
+    listing,
+    live,
+    live_count,
+    next_due,
+    released_since,
+    spans,
+    unbooked,
+)
+from app.store.rows import LEASE_COLUMNS, clean, lease_changes, lease_of, lease_values
+from app.store.tables import LIVE, job, lease, node_session, span
+
+__all__ = [
+    "What",
+    "ask",
+    "claim",
+    "find",
+    "get",
+    "keep",
+    "listing",
+    "live_count",
+    "mark_asked",
+    "move",
+    "next_due",
+    "plan",
+    "rest",
+    "spans",
+    "unbooked",
+]
+
+PLAN_LOCK = 7_283_002  # PostgreSQL advisory lock: two engines never plan at the same time
+DOWN = frozenset({State.DRAINING, State.DESTROYING, State.RELEASED})
+WIPED = {"credential": None, "join_sealed": None}  # secrets that a lease on its way down has no more use for
+
+What = Literal["drain", "destroy"]
+
+
+# --- plan
+
+
+def plan(db: Database, decide: Callable[[Snapshot], Plan], now: datetime) -> Plan:
+    """Count, decide and write in one transaction, so that the same demand is never planned twice.
+
+    Returns the plan as written: a name that a lease had before gets a number."""
+    with db.write() as conn:
+        if db.postgresql:
+            conn.execute(sa.select(sa.func.pg_advisory_xact_lock(PLAN_LOCK)))
+        queued = jobs.waiting(conn)
+        ended = released_since(conn, now - RECENT)
+        wanted = decide(Snapshot(tuple(queued), tuple(live(conn)), tuple(ended), now))
+        waits = {one.id: one.wait for one in queued}
+        told = {job_id: clean(text, 1_000) for job_id, text in sorted(wanted.waits.items())}
+        changed = [{"the_id": job_id, "wait": text} for job_id, text in told.items() if waits.get(job_id) not in (None, text)]
+        if changed:  # jobs before leases, as everywhere: so no two services wait for each other in a circle
+            conn.execute(sa.update(job).where(job.c.id == sa.bindparam("the_id"), job.c.state == "queued"), changed)
+        new = _named(conn, wanted.new)
+        if new:
+            conn.execute(sa.insert(lease), [lease_values(one) for one in new])
+            conn.execute(
+                sa.insert(span), [{"lease_id": one.id, "state": str(one.state), "entered_at": one.entered_at} for one in new]
+            )
+            audit.write_all(conn, [_planned(one, now) for one in new])
+        for lease_id, reason, text in sorted(wanted.drain):
+            mark_asked(conn, lease_id, "drain", reason, text, "policy", now)
+        return replace(wanted, new=new)
+
+
+def _named(conn: sa.Connection, new: Sequence[Lease]) -> tuple[Lease, ...]:
+    """Names are drawn at random and never given twice. Creation times differ, so that a page by time loses none."""
+    names = [one.name for one in new]
+    taken = (
+        {str(name) for name in conn.scalars(sa.select(lease.c.name).where(lease.c.name.in_(names)))} if names else set[str]()
+    )
+    named: list[Lease] = []
+    for place, one in enumerate(new):
+        name, number = one.name, 1
+        while name in taken or (number > 1 and conn.scalar(sa.select(lease.c.id).where(lease.c.name == name)) is not None):
+            number += 1
+            name = f"{one.name[:50]}-{number}"
+        taken.add(name)
+        named.append(replace(one, name=name, created_at=one.created_at + timedelta(microseconds=place)))
+    return tuple(named)
+
+
+def _planned(one: Lease, now: datetime) -> audit.Entry:
+    detail = {"pool": one.key.pool, "forge": one.key.forge, "scope": str(one.key.scope), "labels": one.key.labels}
+    return audit.Entry(0, now, "policy", "lease.planned", f"lease:{one.id}", f"{one.name}, try {one.attempt}", detail)
+
+
+# --- claim, keep, rest, move
+
+
+def claim(db: Database, worker: str, now: datetime, limit: int, hold: timedelta) -> list[Lease]:
+    """Up to `limit` live leases that are due and that nobody else holds, the longest due first, held for `hold`.
+
+    Several workers on several machines never get the same one."""
+    picked = (
+        sa.select(lease.c.id)
+        .where(LIVE, lease.c.due <= now, sa.or_(lease.c.claim == "", lease.c.claimed_until <= now))
+        .order_by(lease.c.due)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("picked")
+    )
+    token = f"{worker[:40]}:{secrets.token_hex(8)}"
+    statement = (
+        sa.update(lease)
+        .where(lease.c.id.in_(sa.select(picked.c.id)))
+        .values(claim=token, claimed_until=now + hold)
+        .returning(*LEASE_COLUMNS)
+    )
+    with db.write() as conn:
+        return sorted((lease_of(row) for row in conn.execute(statement)), key=lambda one: (one.due, one.id))
+
+
+def keep(db: Database, held: Lease, values: Mapping[str, Any], now: datetime) -> bool:
+    """Write down what is about to be done, without letting go. False: somebody else went on, so do not do it."""
+    changes = lease_changes(values)
+    with db.write() as conn:
+        return conn.execute(_held(held).values(**changes)).rowcount == 1 if changes else _still_held(conn, held)
+
+
+def rest(
+    db: Database, held: Lease, *, until: datetime, note: str, values: Mapping[str, Any], failed: bool, now: datetime
+) -> bool:
+    """Let go and look again at `until`, or now if a fact came during the look. False: somebody else went on.
+
+    An empty note leaves the last one; `failed` counts the looks in a row that failed."""
+    changes = lease_changes(values)
+    if note:
+        changes["note"] = clean(note, 2_000)
+    changes |= {"claim": "", "claimed_until": None, "due": _unless_news(held, until, now)}
+    changes["tries"] = lease.c.tries + 1 if failed else 0
+    with db.write() as conn:
+        return conn.execute(_held(held).values(**changes)).rowcount == 1
+
+
+def move(
+    db: Database,
+    held: Lease,
+    to: State,
+    *,
+    reason: Reason | None,
+    text: str,
+    values: Mapping[str, Any],
+    now: datetime,
+    deadline: datetime | None,
+    due: datetime,
+) -> bool:
+    """Let go in the next state, with its span and its audit row. The first reason wins.
+
+    False: somebody else went on, or the lease is there already. Raises IllegalMove where the table has no arrow."""
+    if not judge(held.state, to):
+        return False
+    text = clean(text, 2_000)
+    changes = lease_changes(values) | {"state": str(to), "entered_at": now, "deadline": deadline, "tries": 0, "note": text}
+    changes |= {"claim": "", "claimed_until": None, "due": _unless_news(held, due, now), "version": lease.c.version + 1}
+    if reason is not None:
+        changes["reason_text"] = sa.case((lease.c.reason.is_(None), text), else_=lease.c.reason_text)
+        changes["reason"] = sa.func.coalesce(lease.c.reason, str(reason))
+    if to in DOWN:
+        changes |= WIPED
+    with db.write() as conn:
+        if conn.execute(_held(held).values(**changes)).rowcount != 1:
+            return False
+        left = sa.update(span).where(span.c.lease_id == held.id, span.c.state == held.state, span.c.left_at.is_(None))
+        conn.execute(left.values(left_at=now))
+        conn.execute(sa.insert(span).values(lease_id=held.id, state=str(to), entered_at=now, note=text))
+        if to is State.RELEASED:
+            conn.execute(sa.delete(node_session).where(node_session.c.lease_id == held.id))
+        detail = {"from": held.state} | ({} if reason is None else {"reason": reason})
+        audit.write(conn, at=now, actor="engine", action=f"lease.{to}", object=f"lease:{held.id}", text=text, detail=detail)
+    return True
+
+
+def _held(held: Lease) -> sa.Update:
+    if not held.claim:
+        raise ValueError(f"{held.name} is not claimed: only who holds a lease may write to it")
+    return sa.update(lease).where(lease.c.id == held.id, lease.c.claim == held.claim, lease.c.state == held.state)
+
+
+def _still_held(conn: sa.Connection, held: Lease) -> bool:
+    mine = (lease.c.id == held.id, lease.c.claim == held.claim, lease.c.state == held.state)
+    return conn.scalar(sa.select(lease.c.id).where(*mine)) is not None
+
+
+def _unless_news(held: Lease, due: datetime, now: datetime) -> sa.ColumnElement[Any]:
+    """A fact that came during the look is not slept over."""
+    later, soon = (sa.literal(time, lease.c.due.type) for time in (due, now))
+    return sa.case((lease.c.version != held.version, soon), else_=later)
+
+
+# --- ask
+
+
+def ask(db: Database, lease_id: str, what: What, reason: Reason, text: str, actor: str, now: datetime) -> bool:
+    """Write down that a drain or a destroy is wanted; the engine does it. The first reason wins.
+
+    False: no such lease, it is that far down already, or the same was asked before."""
+    with db.write() as conn:
+        return mark_asked(conn, lease_id, what, reason, text, actor, now)
+
+
+def mark_asked(conn: sa.Connection, lease_id: str, what: What, reason: Reason, text: str, actor: str, now: datetime) -> bool:
+    """`ask`, inside the caller's transaction."""
+    asked = lease.c.drain_asked_at if what == "drain" else lease.c.destroy_asked_at
+    goal = State.DRAINING if what == "drain" else State.DESTROYING
+    above = sorted(state for state in LIVE_STATES if ORDER[state] < ORDER[goal])
+    text = clean(text, 1_000)
+    changes: dict[str, Any] = {asked.key: now, "due": now, "version": lease.c.version + 1}
+    changes["asked_text"] = sa.case((lease.c.asked_reason.is_(None), text), else_=lease.c.asked_text)
+    changes["asked_reason"] = sa.func.coalesce(lease.c.asked_reason, str(reason))
+    where = (lease.c.id == lease_id, asked.is_(None), lease.c.state.in_(above))
+    if conn.execute(sa.update(lease).where(*where).values(**changes)).rowcount != 1:
+        return False
+    detail = {"reason": reason}
+    audit.write(conn, at=now, actor=actor, action=f"lease.{what}_asked", object=f"lease:{lease_id}", text=text, detail=detail)
+    return True

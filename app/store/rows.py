@@ -1,0 +1,230 @@
+"""Rows into frozen nouns and back: the one place that knows how a Need, an offer or a length of time is kept."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import fields, is_dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, cast
+
+import sqlalchemy as sa
+
+from app.core.model import Ask, Charge, ChargeKind, DemandKey, Job, JobState, Lease, NodeFacts, Reason, Scope, Span
+from app.core.states import State
+from app.store.tables import charge, job, lease, span
+from providers.contract import Need
+
+LONGEST = 4_000  # characters of any text that came from outside
+BIGGEST = 2**31 - 1  # of an INTEGER column
+UNFIT = re.compile("[\x00\ud800-\udfff]")  # what a text column of PostgreSQL refuses, and one bad row would stop a group
+
+
+def clean(text: str, limit: int = LONGEST) -> str:
+    """The text without what no database keeps, and not longer than `limit` characters."""
+    return UNFIT.sub("\ufffd", text[:limit])
+
+
+def whole(value: object) -> int:
+    """A number from outside as one that an INTEGER column holds; 0 for anything that is none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return 0
+    return max(-BIGGEST, min(BIGGEST, int(value))) if isinstance(value, int | float) else 0
+
+
+def plain(value: object) -> Any:
+    """JSON-ready: Decimals as exact text, times as RFC 3339, lengths of time as seconds, sets sorted.
+
+    Raises TypeError for what has no place in a row, a Secret above all."""
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, Mapping):
+        return {clean(str(key)): plain(inner) for key, inner in cast("Mapping[object, object]", value).items()}
+    if isinstance(value, AbstractSet):
+        return sorted((plain(inner) for inner in cast("AbstractSet[object]", value)), key=str)
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in cast("Sequence[object]", value)]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {part.name: plain(getattr(value, part.name)) for part in fields(value)}
+    raise TypeError(f"a {type(value).__name__} has no place in a row")
+
+
+# --- jobs
+
+_JOB_NAMES = tuple(part.name for part in fields(Job))
+JOB_COLUMNS = tuple(job.c[name] for name in _JOB_NAMES)
+
+
+def job_of(row: Sequence[Any]) -> Job:
+    """A row of JOB_COLUMNS."""
+    values: dict[str, Any] = dict(zip(_JOB_NAMES, row, strict=True))
+    values["state"] = JobState(values["state"])
+    if values["labels"] is not None:
+        values["labels"] = tuple(values["labels"])
+    if values["scope"] is not None:
+        values["scope"] = Scope.parse(values["scope"])
+    return Job(**values)
+
+
+def job_values(job: Job) -> dict[str, Any]:
+    """Every column of a job."""
+    values: dict[str, Any] = {name: getattr(job, name) for name in _JOB_NAMES}
+    values["state"] = str(job.state)
+    values["labels"] = None if job.labels is None else list(job.labels)
+    values["scope"] = None if job.scope is None else str(job.scope)
+    return values
+
+
+# --- leases
+
+_ELSEWHERE = {"key", "granularity", "minimum", "credential_ready", "decision"}
+_SAME = tuple(part.name for part in fields(Lease) if part.name not in _ELSEWHERE)
+SLIM_COLUMNS: tuple[sa.ColumnElement[Any], ...] = (
+    *(lease.c[name] for name in _SAME),
+    *(lease.c[name] for name in ("pool", "forge", "scope", "labels", "granularity_s", "minimum_s")),
+    lease.c.credential.is_not(None).label("credential_ready"),  # the sealed bytes themselves stay where they are
+)
+"""For lists: without `decision`, the placement's whole record and by far the longest column."""
+LEASE_COLUMNS = (*SLIM_COLUMNS, lease.c.decision)
+_NAMES = tuple(column.key for column in LEASE_COLUMNS)
+PROTECTED = frozenset(
+    {
+        *("id", "name", "pool", "forge", "scope", "labels", "created_at"),
+        *("state", "entered_at", "reason", "reason_text", "due", "claim", "claimed_until", "version"),
+        *("booked_at", "drain_asked_at", "destroy_asked_at", "asked_reason", "asked_text"),
+    }
+)
+"""Columns that have a function of their own; `values` of a station may hold every other one."""
+
+
+def lease_of(row: Sequence[Any]) -> Lease:
+    """A row of LEASE_COLUMNS or SLIM_COLUMNS."""
+    values: dict[str, Any] = dict(zip(_NAMES, row, strict=False))
+    values["key"] = DemandKey(
+        values.pop("pool"), values.pop("forge"), Scope.parse(values.pop("scope")), tuple(values.pop("labels"))
+    )
+    values["granularity"] = timedelta(seconds=values.pop("granularity_s"))
+    values["minimum"] = timedelta(seconds=values.pop("minimum_s"))
+    values["credential_ready"] = bool(values["credential_ready"])
+    values["state"] = State(values["state"])
+    values["need"] = need_of(values["need"])
+    values["ask"] = ask_of(values["ask"])
+    for name in ("reason", "asked_reason"):
+        if values[name] is not None:
+            values[name] = Reason(values[name])
+    if values["facts"] is not None:
+        values["facts"] = facts_of(values["facts"])
+    return Lease(**values)
+
+
+def lease_values(lease: Lease) -> dict[str, Any]:
+    """Every column of a new lease, whole as policy drew it."""
+    values: dict[str, Any] = {name: getattr(lease, name) for name in (*_SAME, "decision")}
+    values |= {"pool": lease.key.pool, "forge": lease.key.forge, "scope": str(lease.key.scope)}
+    values |= {"labels": list(lease.key.labels), "state": str(lease.state), "reason": lease.reason and str(lease.reason)}
+    values["asked_reason"] = lease.asked_reason and str(lease.asked_reason)
+    values |= {"granularity_s": lease.granularity.total_seconds(), "minimum_s": lease.minimum.total_seconds()}
+    for name in ("need", "ask", "facts", "offer", "decision"):
+        values[name] = plain(values[name])
+    return values
+
+
+def lease_changes(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a station writes beside the state, as columns.
+
+    A new credential opens the way for a new ticket. Raises ValueError for a column that is not the station's to write."""
+    changes: dict[str, Any] = {}
+    for name, value in values.items():
+        if name in ("granularity", "minimum"):
+            changes[f"{name}_s"] = value.total_seconds()
+        elif name in PROTECTED or name not in lease.c:
+            raise ValueError(f"a station does not write the column {name!r} of a lease")
+        elif isinstance(value, str):
+            changes[name] = clean(value)
+        elif name in ("need", "ask", "facts", "offer", "decision"):
+            changes[name] = plain(value)
+        else:
+            changes[name] = value
+    if changes.get("credential") is not None:
+        changes = {"credential_ticket": "", "credential_taken_at": None} | changes
+    return changes
+
+
+def need_of(values: Mapping[str, Any]) -> Need:
+    known = {part.name: values[part.name] for part in fields(Need) if part.name in values}
+    price = known.get("max_price_per_hour")
+    known["max_price_per_hour"] = None if price is None else Decimal(price)
+    known["regions"] = frozenset(known.get("regions", ()))
+    return Need(**known)
+
+
+def ask_of(values: Mapping[str, Any]) -> Ask:
+    known = {part.name: values[part.name] for part in fields(Ask) if part.name in values}
+    known["regions"] = frozenset(known.get("regions", ()))
+    return Ask(**known)
+
+
+def facts_of(values: Mapping[str, Any]) -> NodeFacts:
+    """A node's own report as a value. It may lie and it may be nonsense: what has the wrong type is left empty."""
+
+    def text(name: str) -> str:
+        value = values.get(name)
+        return clean(value, 500) if isinstance(value, str) else ""
+
+    cards = values.get("gpus")
+    listed = cast("Sequence[object]", cards)[:64] if isinstance(cards, list | tuple) else ()
+    return NodeFacts(
+        gpus=tuple(_card(cast("Mapping[object, object]", card)) for card in listed if isinstance(card, Mapping)),
+        driver=text("driver"),
+        cuda=text("cuda"),
+        architecture=text("architecture"),
+        memory_mib=whole(values.get("memory_mib")),
+        disk_free_mib=whole(values.get("disk_free_mib")),
+        kernel=text("kernel"),
+        cpus=whole(values.get("cpus")),
+        problem=text("problem"),
+    )
+
+
+def _card(card: Mapping[object, object]) -> dict[str, Any]:
+    """One GPU: flat, short, and nothing but text, numbers and yes or no."""
+    kept: dict[str, Any] = {}
+    for key, value in list(card.items())[:32]:
+        if isinstance(value, bool) or value is None:
+            kept[clean(str(key), 60)] = value
+        elif isinstance(value, int | float):
+            kept[clean(str(key), 60)] = whole(value) if isinstance(value, int) else plain(value)
+        else:
+            kept[clean(str(key), 60)] = clean(str(value), 200)
+    return kept
+
+
+# --- the small ones
+
+SPAN_COLUMNS = (span.c.state, span.c.entered_at, span.c.left_at, span.c.note)
+CHARGE_COLUMNS = tuple(charge.c[part.name] for part in fields(Charge))
+
+
+def span_of(row: Sequence[Any]) -> Span:
+    """A row of SPAN_COLUMNS."""
+    state, entered_at, left_at, note = row
+    return Span(State(state), entered_at, left_at, note)
+
+
+def charge_of(row: Sequence[Any]) -> Charge:
+    """A row of CHARGE_COLUMNS."""
+    lease_id, kind, *rest = row
+    return Charge(lease_id, ChargeKind(kind), *rest)

@@ -1,0 +1,180 @@
+"""Secrets at rest: AES-256-GCM under a key from a file, bound to the row they belong to; keys rotate, old ones still open."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import os
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from app.store.db import Database
+from app.store.tables import beacon, lease
+
+MARK = b"SV1"  # the form of a sealed secret: mark, length of the key's id, the key's id, nonce, ciphertext with its tag
+NONCE = 12  # bytes; random, so one key is good for 2**32 secrets (NIST SP 800-38D, 8.3)
+KEY = 32  # bytes
+
+
+class VaultError(Exception):
+    """A secret could not be sealed or opened."""
+
+
+def join_context(lease_id: str) -> str:
+    return f"join:{lease_id}"
+
+
+def credential_context(lease_id: str) -> str:
+    return f"credential:{lease_id}"
+
+
+def beacon_context(forge: str, scope: str) -> str:
+    return f"beacon:{forge}:{scope}"
+
+
+class Vault:
+    """Seals with the newest key and opens with any. Safe to share between threads.
+
+    The file holds one key a line, `kid:base64`, the newest first, mode 0600; it is made with one key if it is not there.
+    Take a key's line out once `reseal` has moved everything off it."""
+
+    def __init__(self, key_file: Path) -> None:
+        """Raises VaultError if the file cannot be read as keys."""
+        self._file = key_file
+        self._lock = threading.Lock()
+        if not key_file.exists():
+            key_file.parent.mkdir(parents=True, exist_ok=True)
+            self._write([_fresh()], only_new=True)
+        self._keys = self._read()
+
+    def __repr__(self) -> str:
+        return f"Vault({str(self._file)!r})"
+
+    @property
+    def newest(self) -> str:
+        """The id of the key that seals."""
+        return next(iter(self._keys))
+
+    def seal(self, plain: bytes, context: str) -> bytes:
+        """Ciphertext that opens only with the same context, for example "credential:LEASE"."""
+        kid, key = next(iter(self._keys.items()))
+        header = MARK + bytes([len(kid)]) + kid.encode()
+        nonce = secrets.token_bytes(NONCE)
+        return header + nonce + AESGCM(key).encrypt(nonce, plain, header + context.encode())
+
+    def open(self, sealed: bytes, context: str) -> bytes:
+        """The secret. Raises VaultError: not of this vault, of another context, or changed."""
+        header, kid = _header(sealed)
+        key = self._keys.get(kid)
+        if key is None:  # another process may have rotated since
+            self._keys = self._read()
+            key = self._keys.get(kid)
+        if key is None:
+            raise VaultError(f"the key {kid} is not in {self._file}")
+        rest = sealed[len(header) :]
+        try:
+            return AESGCM(key).decrypt(rest[:NONCE], rest[NONCE:], header + context.encode())
+        except (InvalidTag, ValueError):
+            raise VaultError(f"a secret does not open as {context}: it is another row's, or was changed") from None
+
+    def is_newest(self, sealed: bytes) -> bool:
+        """Whether it was sealed with the newest key. Raises VaultError if it was not sealed by any vault."""
+        return _header(sealed)[1] == self.newest
+
+    def rotate(self) -> str:
+        """Add a key, which seals from now on; returns its id. Then call `reseal`."""
+        with self._lock:
+            fresh = _fresh()
+            self._write([fresh, *self._read().items()])
+            self._keys = self._read()
+            return fresh[0]
+
+    def _read(self) -> dict[str, bytes]:
+        keys: dict[str, bytes] = {}
+        try:
+            for line in self._file.read_text("ascii").split():
+                kid, _, encoded = line.partition(":")
+                keys[kid] = base64.b64decode(encoded, validate=True)
+        except (OSError, UnicodeDecodeError, binascii.Error) as error:
+            raise VaultError(f"{self._file} cannot be read as keys: {type(error).__name__}") from None
+        if not keys or any(len(key) != KEY or not 0 < len(kid) < 256 for kid, key in keys.items()):
+            raise VaultError(f"{self._file} must hold lines of kid:base64, each key {KEY} bytes long")
+        return keys
+
+    def _write(self, keys: list[tuple[str, bytes]], *, only_new: bool = False) -> None:
+        """Whole or not at all, 0600 from the first byte. `only_new`: a file that another process just made is left alone."""
+        fresh = self._file.with_name(f".{self._file.name}.{secrets.token_hex(6)}")
+        try:
+            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.writelines(f"{kid}:{base64.b64encode(key).decode()}\n" for kid, key in keys)
+                file.flush()
+                os.fsync(file.fileno())
+            if only_new:
+                with contextlib.suppress(FileExistsError):
+                    self._file.hardlink_to(fresh)
+            else:
+                fresh.replace(self._file)
+        finally:
+            fresh.unlink(missing_ok=True)
+        folder = os.open(self._file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the file's name too outlives a power cut: what it seals does
+        finally:
+            os.close(folder)
+
+
+def _fresh() -> tuple[str, bytes]:
+    return secrets.token_hex(4), AESGCM.generate_key(bit_length=KEY * 8)
+
+
+def _header(sealed: bytes) -> tuple[bytes, str]:
+    length = sealed[len(MARK)] if len(sealed) > len(MARK) and sealed.startswith(MARK) else 0
+    header = sealed[: len(MARK) + 1 + length]
+    if not length or len(sealed) < len(header) + NONCE + 16 or not header[len(MARK) + 1 :].isascii():
+        raise VaultError("these bytes were not sealed by a vault")
+    return header, header[len(MARK) + 1 :].decode("ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class Resealed:
+    moved: int
+    failed: tuple[str, ...] = ()  # contexts of those that no key here opens; they are left as they are
+
+
+def reseal(db: Database, vault: Vault) -> Resealed:
+    """Seal every secret in the database again with the newest key. Repeatable; one that does not open stops no other."""
+    moved = 0
+    failed: list[str] = []
+    with db.write() as conn:
+        for table, column, context in _sealed_columns():
+            for row in conn.execute(sa.select(table).where(column.is_not(None)).with_for_update()).all():
+                sealed, own = bytes(getattr(row, column.key)), context(row)
+                try:
+                    if vault.is_newest(sealed):
+                        continue
+                    again = vault.seal(vault.open(sealed, own), own)
+                except VaultError:
+                    failed.append(own)
+                    continue
+                same = [part == getattr(row, part.key) for part in table.primary_key]
+                conn.execute(sa.update(table).where(*same).values({column.key: again}))
+                moved += 1
+    return Resealed(moved, tuple(failed))
+
+
+def _sealed_columns() -> list[tuple[sa.Table, sa.Column[Any], Callable[[Any], str]]]:
+    """Every column that holds a sealed secret, and what it was sealed as."""
+    return [
+        (lease, lease.c.join_sealed, lambda row: join_context(row.id)),
+        (lease, lease.c.credential, lambda row: credential_context(row.id)),
+        (beacon, beacon.c.credential, lambda row: beacon_context(row.forge, row.scope)),
+    ]
