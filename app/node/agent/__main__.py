@@ -1,0 +1,45 @@
+"""The agent's three ways to be started: `run` by the start-up script, `launch` by itself, `hook` by the runner."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+
+def main(argv: list[str]) -> int:
+    verb = argv[1] if len(argv) > 1 else ""
+    if verb == "hook" and len(argv) == 3:
+        from . import hook
+
+        return hook.main(argv[2])
+    if verb == "launch" and len(argv) == 3:
+        from . import launch
+
+        return launch.main(int(argv[2]))
+    if verb == "run" and len(argv) == 2:
+        return _run(argv[0])
+    print("usage: agent.pyz run", file=sys.stderr)
+    return 2
+
+
+def _run(program: str) -> int:
+    from . import life, privileges, settings, wire
+
+    privileges.quiet()
+    os.umask(0o077)
+    with contextlib.suppress(OSError):  # the machine must be able to end itself when a job eats its memory
+        Path("/proc/self/oom_score_adj").write_text("-500")
+    try:
+        given = settings.take(os.environ, program)
+        line = wire.Wire(given.url, given.ca)
+    except settings.Unusable as error:
+        print(f"sublet: the agent cannot start: {error}", file=sys.stderr)
+        return 2
+    life.Life(given, line, dict(os.environ)).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,79 @@
+"""What a node may say, field by field: typed strictly, nothing extra, every text and list with its limit."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+Short = Annotated[str, StringConstraints(max_length=300)]
+Token = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{20,200}$")]
+Random = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{43,200}$")]
+"""At least 32 random bytes in base64url."""
+Whole = Annotated[int, Field(ge=0, le=2**40)]
+Scalar = Annotated[str, StringConstraints(max_length=500)] | bool | int | float | None
+Name = Annotated[str, StringConstraints(max_length=60)]
+
+Card = Annotated[dict[Name, Scalar], Field(max_length=32)]
+"""One GPU, flat."""
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Join(Body):
+    lease: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,64}$")]
+    token: Token
+    session: Random
+
+
+class Facts(Body):
+    gpus: list[Card] = Field(default_factory=list[dict[str, Scalar]], max_length=64)
+    driver: Short = ""
+    cuda: Short = ""
+    architecture: Short = ""
+    memory_mib: Whole = 0
+    disk_free_mib: Whole = 0
+    kernel: Short = ""
+    cpus: Whole = 0
+    problem: Short = ""
+
+
+class Heartbeat(Body):
+    phase: Name = ""
+    at: AwareDatetime | None = None
+
+
+class Credential(Body):
+    ticket: Random
+
+
+class Event(Body):
+    kind: Literal["booted", "runner_online", "runner_exited", "job_started", "job_finished", "power_off"]
+    at: AwareDatetime | None = None
+    data: Annotated[dict[Name, Scalar], Field(max_length=20)] = Field(default_factory=dict)
+
+
+class LogLine(Body):
+    seq: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    at: AwareDatetime
+    source: Literal["agent", "boot", "runner"]
+    line: Annotated[str, StringConstraints(max_length=4200)]
+
+
+class Log(Body):
+    lines: list[LogLine] = Field(max_length=1000)
+
+
+class JobStarted(Body):
+    repository: Short
+    run_id: Short = ""
+    attempt: Annotated[int, Field(ge=0, le=1_000_000)] = 1
+    event: Short = ""
+    head_repository: Short = ""
+    job: Short = ""
+    actor: Short = ""
+    ref: Short = ""
+    sha: Short = ""
+    fork: bool | None = None
