@@ -27,13 +27,14 @@ from app.forges.contract import (
     ForgeDown,
     ForgeRefused,
     Minted,
+    RunnerBusy,
     RunnerOrder,
     RunnerView,
 )
 from app.forges.gitlab_payload import GROUP, PATH, job_of_answer, job_of_event, runner_of_answer
 from app.forges.gitlab_signature import Authenticity
 from app.forges.gitlab_wire import GitLabWire
-from app.forges.payload import LABELS, Table, Unreadable, identity, is_identity, labels, load, rows, table, truth, words
+from app.forges.payload import Table, Unreadable, identity, is_identity, labels, load, rows, table, truth, words
 from providers.contract import Secret
 
 # What `gitlab-runner run-single` reads instead of flags (common/config.go); flags win over them.
@@ -42,6 +43,7 @@ READY = "Starting runner for"
 """commands/single.go prints it once, right before the first request for a job."""
 
 BEACON = "sublet-beacon"
+TAGS = 50  # of one runner: TAG_LIST_MAX_LENGTH in app/models/ci/runner.rb
 SHORTEST_TIMEOUT = 600  # seconds; GitLab refuses a shorter maximum_timeout
 PAGE = 100
 PAGES = 200
@@ -160,7 +162,7 @@ class GitLabForge:
             found += more
             onward = answer.headers.get("x-next-page")
             if not more or onward == "" or (onward is None and len(more) < PAGE):
-                return [one for one in found if one.name.startswith(prefix) and not one.name.startswith(BEACON)]
+                return [one for one in found if one.name.startswith(prefix) and not one.name.startswith(f"{BEACON} ")]
         raise ForgeDown(f"{self.name} gave more than {PAGES} pages when asked to {deed}")
 
     def job_started(self, scope: Scope, runner_id: str, installation: str = "") -> None:
@@ -171,8 +173,19 @@ class GitLabForge:
             raise failure(self.name, deed, answer, self._wire.now())
 
     def remove_runner(self, scope: Scope, runner_id: str, installation: str = "") -> None:
-        """GitLab removes a record whether or not it has a job: it never says RunnerBusy."""
+        """Pause first, then look for a job, then delete: GitLab itself would delete a record that has one.
+
+        In this order no job can come between the look and the deletion. Raises RunnerBusy."""
         deed = f"remove runner {runner_id}"
+        answer = self._wire.send("PUT", _record(runner_id), deed, body={"paused": True})
+        if answer.status == 404:
+            return
+        busy = self._read(answer, (200,), deed, runner_of_answer).busy
+        if busy is None:  # a server that does not yet tell job_execution_status
+            answer = self._wire.send("GET", f"{_record(runner_id)}/jobs", deed, query={"status": "running", "per_page": 1})
+            busy = answer.status == 200 and bool(answer.body)
+        if busy:
+            raise RunnerBusy(f"{self.name} says that runner {runner_id} has a job.")
         answer = self._wire.send("DELETE", _record(runner_id), deed)
         if answer.status not in (200, 202, 204, 404):
             raise failure(self.name, deed, answer, self._wire.now())
@@ -190,8 +203,8 @@ class GitLabForge:
                 return Minted(runner_id, known)
             if answer.status not in (403, 404, 422):  # gone, or orphaned: make another
                 raise failure(self.name, "keep the beacon alive", answer, self._wire.now())
-        description = f"{BEACON} {' '.join(labels)}"[:255]
-        runner_id, token = self._create(scope, description, labels, {})
+        tags = tuple(sorted(labels, key=lambda label: ":" in label)[:TAGS])  # options such as gpus:8 give way first
+        runner_id, token = self._create(scope, f"{BEACON} {' '.join(tags)}"[:255], tags, {})
         with suppress(ForgeDown):  # the record must not be lost for that: the next call verifies it
             self._verify(token)
         return Minted(runner_id, Credential((), {TOKEN: token}))
@@ -212,8 +225,8 @@ class GitLabForge:
     ) -> tuple[str, Secret]:
         """A new runner record: its id and its token, which GitLab shows this once."""
         deed = f"create runner {description} for {scope}"
-        if not 1 <= len(labels) <= LABELS or any("," in label or not label for label in labels):
-            raise ForgeRefused("A GitLab runner that takes no untagged jobs needs tags, and none with a comma.")
+        if not 1 <= len(labels) <= TAGS or any("," in label or not label for label in labels):
+            raise ForgeRefused(f"A GitLab runner that takes no untagged jobs needs 1 to {TAGS} tags without commas.")
         owner: dict[str, object] = {}
         if scope.kind is not ScopeKind.ENTERPRISE:
             key = "project_id" if scope.kind is ScopeKind.REPOSITORY else "group_id"
