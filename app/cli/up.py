@@ -1,0 +1,71 @@
+"""`up`: becomes the service."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+import app
+from app.cli.config import CONFIG, checked, chosen
+from app.cli.options import DATA
+from app.cli.output import hint
+
+
+def service_command(words: Sequence[str]) -> list[str]:
+    """The command that runs the service; `-P` keeps the working folder from hiding our own modules."""
+    return [sys.executable, "-P", "-m", "app.main", *words]
+
+
+def service_environment() -> dict[str, str]:
+    """The environment to run it in: a tree that was never installed has to be named."""
+    environment = dict(os.environ)
+    try:
+        importlib.metadata.distribution("sublet")
+    except importlib.metadata.PackageNotFoundError:
+        tree = str(Path(app.__file__).resolve().parent.parent)
+        environment["PYTHONPATH"] = os.pathsep.join(part for part in (tree, environment.get("PYTHONPATH")) if part)
+    return environment
+
+
+def become(words: Sequence[str]) -> NoReturn:
+    """Replace this process by the service, so that signals reach it and nothing stands between."""
+    sys.stdout.flush()
+    command = service_command(words)
+    os.execve(command[0], command, service_environment())  # noqa: S606  our own program, no shell
+
+
+@click.command()
+@CONFIG
+@DATA
+@click.option("--host", metavar="ADDRESS", help="Address to listen on, in place of [server] `host`.")
+@click.option(
+    "--port", type=click.IntRange(0, 65_535), help="Port to listen on, in place of [server] `port`; 0 takes a free one."
+)
+@click.option(
+    "--role", type=click.Choice(["all", "web", "engine"]), default="all", show_default=True, help="Which parts to run."
+)
+def up(config: Path | None, data: Path, host: str | None, port: int | None, role: str) -> None:
+    """Run the service in the foreground, until Ctrl-C.
+
+    Without a settings file and without a forge in the environment it runs the demo, which needs no account.
+    """
+    loaded = checked(config)  # what is wrong is said here, whole, before anything starts
+    for warning in loaded.warnings:
+        hint(f"Warning: {warning}")
+    words = ["--role", role]
+    file = chosen(config)
+    if file is not None:
+        words += ["--config", str(file)]
+    elif loaded.settings.github is None and loaded.settings.gitlab is None:
+        words += ["--demo"]
+    if click.get_current_context().get_parameter_source("data") is click.core.ParameterSource.COMMANDLINE:
+        words += ["--data", str(data)]
+    words += [] if host is None else ["--host", host]
+    words += [] if port is None else ["--port", str(port)]
+    become(words)

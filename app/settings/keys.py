@@ -1,0 +1,108 @@
+"""Every key of the settings as a list: name, type, default, meaning and present value; for `config explain` and the docs."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from app.settings.load import variable
+from app.settings.secrets import SecretPlace
+from app.settings.tree import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of the file. `variable` is empty where a list of tables stands between: such lists are set whole."""
+
+    name: str  # "pool.ceiling"
+    table: str  # "[[pool]]", "[server]"; empty at the top
+    kind: str
+    default: str  # as the file would write it; empty: none
+    meaning: str
+    variable: str
+
+
+def every_key() -> Iterator[Key]:
+    """All keys, in the order of the file; providers' own keys are not among them."""
+    for name, field in Settings.model_fields.items():
+        inner, many = _section(field)
+        if inner is None:
+            yield _key((name,), "", field, True)
+            continue
+        title = f"[[{name}]]" if many else f"[{name}]"
+        for below, row in inner.model_fields.items():
+            yield _key((name, below), title, row, not many)
+
+
+def value_of(settings: Settings, key: Key) -> Iterator[tuple[str, object]]:
+    """Where the key stands, and its value there; once for each row of a list of tables. Secrets show their place."""
+    first, _, rest = key.name.partition(".")
+    here: Any = getattr(settings, first)
+    if not rest:
+        yield first, shown(here)
+    elif isinstance(here, tuple):
+        for number, row in enumerate(cast(tuple[BaseModel, ...], here)):
+            yield f"{first}[{number}].{rest}", shown(getattr(row, rest))
+    elif here is not None:
+        yield key.name, shown(getattr(here, rest))
+
+
+def shown(value: Any) -> Any:
+    """A value as JSON can hold it."""
+    if isinstance(value, SecretPlace | Decimal | Path):
+        return str(value)
+    return [shown(part) for part in cast(tuple[Any, ...], value)] if isinstance(value, tuple) else value
+
+
+def _section(field: FieldInfo) -> tuple[type[BaseModel] | None, bool]:
+    """The table that a field holds, and whether there may be many of it."""
+    annotation: Any = field.annotation
+    for part in (annotation, *typing.get_args(annotation)):
+        if isinstance(part, type) and issubclass(part, BaseModel):
+            return part, typing.get_origin(annotation) is tuple
+    return None, False
+
+
+def _key(path: tuple[str, ...], table: str, field: FieldInfo, alone: bool) -> Key:
+    default = "" if field.is_required() or field.default is None else _toml(field.default)
+    meaning = " ".join((field.description or "").split())
+    return Key(".".join(path), table, _words(field.annotation), default, meaning, variable(path) if alone else "")
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    return "[]" if isinstance(value, tuple) else f'"{value}"'
+
+
+def _words(annotation: Any) -> str:
+    """A type in words that a reader of the file knows."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return " or ".join(f'"{word}"' for word in arguments)
+    if origin is typing.Annotated:
+        return _words(arguments[0])
+    if origin is tuple:
+        return f"list of {_words(arguments[0])}"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_words(part) for part in arguments if part is not type(None)))
+    names = {
+        str: "text",
+        int: "whole number",
+        float: "number",
+        bool: "true or false",
+        Path: "path",
+        Decimal: "price",
+        SecretPlace: "secret",
+    }
+    return names.get(annotation, "text")
