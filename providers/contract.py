@@ -16,7 +16,9 @@ Anything that a wrapper did not expect must surface as `Unclear`: that one rule 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -248,3 +250,35 @@ class Provider(Protocol):
     async def check(self) -> Health: ...
 
     async def aclose(self) -> None: ...
+
+
+TAG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+OWNER = re.compile(r"[a-z0-9]{1,63}")
+
+
+def vet(order: Order, traits: Traits) -> None:
+    """What every wrapper checks before it asks its vendor for anything. Raises `Refused` with a sentence."""
+    if not TAG.fullmatch(order.tag) or len(order.tag) > (traits.tag_limit or 63):
+        raise Refused(f"an instance name has at most {traits.tag_limit or 63} of a-z, 0-9 and '-', unlike {order.tag[:80]!r}")
+    if not OWNER.fullmatch(order.owner):
+        raise Refused("an owner tag is made of a-z and 0-9 only")
+    if not order.key or len(order.key) > 128 or not order.key.isascii() or not order.key.isprintable():
+        raise Refused("an idempotency key is 1 to 128 printable ASCII characters")
+    size = len(order.user_data.encode())
+    if traits.user_data_limit is not None and size > traits.user_data_limit:
+        raise Refused(f"the start-up script has {size} bytes, and this provider takes {traits.user_data_limit}")
+    if "\0" in order.user_data:
+        raise Refused("a start-up script holds no NUL character")
+    if traits.boots_from is BootsFrom.CONTAINER_IMAGE and not order.image:
+        raise Refused("this provider boots from a container image, and the pool names none")
+
+
+@contextmanager
+def guarded(what: str, *, maybe_created: bool = False) -> Generator[None, None, None]:
+    """Around the body of a verb: whatever it did not expect surfaces as `Unclear`, with no vendor text in it."""
+    try:
+        yield
+    except ProviderError:
+        raise
+    except Exception as error:
+        raise Unclear(f"{what}: unexpected {type(error).__name__}", maybe_created=maybe_created) from error
