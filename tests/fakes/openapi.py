@@ -138,12 +138,10 @@ def _convert(value: Any, lenient: bool) -> Any:
         return value
     found: dict[str, Any] = {key: _convert(one, lenient) for key, one in value.items() if key not in ("nullable", "example")}  # pyright: ignore[reportUnknownVariableType]
     kind = found.get("type")
-    if (value.get("nullable") or lenient) and isinstance(kind, str) and kind != "object":  # pyright: ignore[reportUnknownMemberType]
+    if (value.get("nullable") or lenient) and isinstance(kind, str):  # pyright: ignore[reportUnknownMemberType]
         found["type"] = [kind, "null"]
         if isinstance(found.get("enum"), list):
             found["enum"] = [*found["enum"], None]
-    elif value.get("nullable") and kind == "object":  # pyright: ignore[reportUnknownMemberType]
-        found["type"] = ["object", "null"]
     return found
 
 

@@ -13,8 +13,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from app.forges.github import GitHubForge
+from app.forges.gitlab import GitLabForge
 from providers.contract import Secret
 from tests import parts
+from tests.fakes.gitlab import TOKEN, FakeGitLab
 from tests.forges.github_server import APP_ID, GitHubServer
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "forges"
@@ -100,6 +102,47 @@ def _serve(server: GitHubServer, clock: ManualClock, private_key: str) -> Iterat
     server.start()
     try:
         yield GitHubSide(server, clock, private_key)
+    finally:
+        server.stop()
+
+
+@dataclass
+class GitLabSide:
+    """The server, and a maker of forges that speak to it."""
+
+    server: FakeGitLab
+    clock: ManualClock
+    rates: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+
+    def forge(self, **changes: Any) -> GitLabForge:
+        values: dict[str, Any] = {
+            "url": self.server.url,
+            "token": Secret(TOKEN),
+            "now": self.clock.now,
+            "webhook_token": Secret(HOOK_SECRET),
+            "timeout": timedelta(seconds=2),
+            "on_rate": self._note,
+        }
+        return GitLabForge(**{**values, **changes})
+
+    def _note(self, name: str, left: int) -> None:
+        self.rates.append((name, left))
+
+
+@pytest.fixture(params=["", "/gitlab"], ids=["own-host", "under-a-path"])
+def any_gitlab(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[GitLabSide]:
+    yield from _serve_gitlab(FakeGitLab(clock.now, webhook_token=HOOK_SECRET, prefix=request.param), clock)
+
+
+@pytest.fixture
+def gitlab(clock: ManualClock) -> Iterator[GitLabSide]:
+    yield from _serve_gitlab(FakeGitLab(clock.now, webhook_token=HOOK_SECRET), clock)
+
+
+def _serve_gitlab(server: FakeGitLab, clock: ManualClock) -> Iterator[GitLabSide]:
+    server.start()
+    try:
+        yield GitLabSide(server, clock)
     finally:
         server.stop()
 

@@ -1,0 +1,221 @@
+"""The REST API of the fake GitLab: paths and shapes of `/api/v4` for what a runner and an autoscaler call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from tests.fakes.gitlab_state import FakeJob, FakeProject, FakeRunner, GitLabState
+from tests.fakes.loopback import Reply, Request
+
+NOT_FOUND = Reply(404, {"message": "404 Not found"})
+FORBIDDEN = Reply(403, {"message": "403 Forbidden"})
+
+
+class GitLabApi:
+    """Answers requests out of a state. `base` gives the server's own address for links."""
+
+    def __init__(self, state: GitLabState, token: str, base: Callable[[], str]) -> None:
+        self.state, self.token, self._base = state, token, base
+        self.scopes = ["create_runner", "manage_runner", "read_api"]
+        self.page_cap = 100
+        self.tells_execution = True  # job_execution_status came with a later version
+
+    def answer(self, request: Request) -> Reply:
+        parts = request.parts[2:]  # after api, v4
+        if parts == ["runners", "verify"]:
+            return self._verify(request)
+        if parts == ["jobs", "request"]:
+            return self._job_request(request)
+        if parts[:1] == ["jobs"] and len(parts) == 2 and request.verb == "PUT":
+            return self._job_update(request, parts[1])
+        if request.headers.get("private-token") != self.token:
+            return Reply(401, {"message": "401 Unauthorized"})
+        match parts:
+            case ["version"]:
+                return Reply(200, {"version": "19.4.0", "revision": "abc"})
+            case ["personal_access_tokens", "self"]:
+                return Reply(200, self._own_token())
+            case ["user", "runners"] if request.verb == "POST":
+                return self._create_runner(request)
+            case ["runners", "all"]:
+                return self._page(request, list(self.state.runners.values()))
+            case ["runners", key, *rest]:
+                return self._runner(request, key, rest)
+            case ["groups", key, *rest]:
+                return self._group(request, key, rest)
+            case ["projects", key, *rest]:
+                project = self._project_of(key)
+                return NOT_FOUND if project is None else self._in_project(request, project, rest)
+            case _:
+                return NOT_FOUND
+
+    def _project_of(self, key: str) -> FakeProject | None:
+        return next((one for one in self.state.projects.values() if key in (str(one.id), one.path)), None)
+
+    def _in_project(self, request: Request, project: FakeProject, rest: list[str]) -> Reply:
+        if not rest:
+            web = f"{self._base()}/{project.path}"
+            return Reply(200, {"id": project.id, "path_with_namespace": project.path, "web_url": web})
+        if rest == ["runners"]:
+            return self._page(request, [one for one in self.state.runners.values() if one.project_id == project.id])
+        if rest == ["jobs"]:
+            found = [one for one in self.state.jobs.values() if one.project_id == project.id]
+            return Reply(200, [self.job(one) for one in found])
+        if len(rest) == 2 and rest[0] == "jobs" and rest[1].isdigit():
+            job = self.state.jobs.get(int(rest[1]))
+            return Reply(200, self.job(job)) if job and job.project_id == project.id else NOT_FOUND
+        return NOT_FOUND
+
+    def _group(self, request: Request, key: str, rest: list[str]) -> Reply:
+        found = next((one for one, path in self.state.groups.items() if key in (str(one), path)), None)
+        if found is None:
+            return NOT_FOUND
+        if rest == ["runners"]:
+            return self._page(request, [one for one in self.state.runners.values() if one.group_id == found])
+        return Reply(200, {"id": found, "full_path": self.state.groups[found]})
+
+    def _create_runner(self, request: Request) -> Reply:
+        body = request.body
+        kind = body["runner_type"]
+        if kind == "project_type" and body.get("project_id") not in self.state.projects:
+            return Reply(403, {"message": "403 Forbidden - Insufficient permissions"})
+        if kind == "group_type" and body.get("group_id") not in self.state.groups:
+            return Reply(403, {"message": "403 Forbidden - Insufficient permissions"})
+        tags = tuple(dict.fromkeys(body.get("tag_list", [])))
+        if not tags and not body.get("run_untagged", True):
+            return Reply(400, {"message": "Tags list can not be empty when runner is not allowed to pick untagged jobs"})
+        if len(tags) > 50:
+            return Reply(400, {"message": "Tags list Too many tags specified. Please limit the number of tags to 50"})
+        limit = body.get("maximum_timeout")
+        if limit is not None and limit < 600:
+            return Reply(400, {"message": "Maximum timeout needs to be at least 10 minutes"})
+        runner = self.state.create_runner(
+            description=body.get("description", ""),
+            runner_type=kind,
+            project_id=body.get("project_id"),
+            group_id=body.get("group_id"),
+            tags=tags,
+            run_untagged=body.get("run_untagged", True),
+            locked=body.get("locked", False),
+            paused=body.get("paused", False),
+            maximum_timeout=limit,
+            note=body.get("maintenance_note", ""),
+        )
+        return Reply(201, {"id": runner.id, "token": runner.token, "token_expires_at": None})
+
+    def _runner(self, request: Request, key: str, rest: list[str]) -> Reply:
+        runner = self.state.runners.get(int(key)) if key.isdigit() else None
+        if runner is None:
+            return Reply(404, {"message": "404 Runner Not Found"})
+        if rest == ["jobs"]:
+            wanted = request.query.get("status")
+            jobs = [one for one in self.state.jobs.values() if one.runner_id == runner.id and wanted in (None, one.status)]
+            return Reply(200, [self.job(one) for one in jobs])
+        if request.verb == "DELETE":
+            self.state.remove_runner(runner)
+            return Reply(204)
+        if request.verb == "PUT":
+            runner.paused = request.body.get("paused", runner.paused)
+        return Reply(200, {**self.runner(runner), **self._details(runner)})
+
+    def _verify(self, request: Request) -> Reply:
+        runner = self.state.by_token(request.body.get("token"))
+        if runner is None:
+            return FORBIDDEN
+        return Reply(200, {"id": runner.id, "token": runner.token, "token_expires_at": None})
+
+    def _job_request(self, request: Request) -> Reply:
+        runner = self.state.by_token(request.body.get("token"))
+        if runner is None:
+            return FORBIDDEN
+        job = self.state.request_job(runner.token)
+        if job is None:
+            return Reply(204)
+        return Reply(201, {"id": job.id, "token": job.token, "job_info": {"name": job.name, "project_id": job.project_id}})
+
+    def _job_update(self, request: Request, key: str) -> Reply:
+        job = self.state.jobs.get(int(key))
+        if job is None or request.body.get("token") != job.token or job.status != "running":
+            return FORBIDDEN
+        if request.body.get("state") in ("success", "failed"):
+            self.state.finish_job(job, request.body["state"])
+        return Reply(200)
+
+    def _page(self, request: Request, runners: list[FakeRunner]) -> Reply:
+        kind = request.query.get("type")
+        found = [self.runner(one) for one in runners if kind in (None, one.runner_type)]
+        size = min(int(request.query.get("per_page", "20")), self.page_cap)
+        page = int(request.query.get("page", "1"))
+        onward = str(page + 1) if len(found) > page * size else ""
+        headers = {"X-Page": str(page), "X-Next-Page": onward, "X-Per-Page": str(size), "X-Total": str(len(found))}
+        return Reply(200, found[(page - 1) * size : page * size], headers)
+
+    def runner(self, runner: FakeRunner) -> dict[str, Any]:
+        online = self.state.online(runner)
+        shown: dict[str, Any] = {
+            "id": runner.id,
+            "description": runner.description,
+            "ip_address": None,
+            "active": not runner.paused,
+            "paused": runner.paused,
+            "is_shared": runner.runner_type == "instance_type",
+            "runner_type": runner.runner_type,
+            "name": "gitlab-runner",
+            "online": online,
+            "created_at": stamp(runner.created_at),
+            "status": "online" if online else "never_contacted" if runner.contacted_at is None else "offline",
+        }
+        if self.tells_execution:
+            shown["job_execution_status"] = "active" if self.state.busy(runner) else "idle"
+        return shown
+
+    def _details(self, runner: FakeRunner) -> dict[str, Any]:
+        return {
+            "tag_list": list(runner.tags),
+            "run_untagged": runner.run_untagged,
+            "locked": runner.locked,
+            "maximum_timeout": runner.maximum_timeout,
+            "access_level": "not_protected",
+            "maintenance_note": runner.note,
+            "contacted_at": stamp(runner.contacted_at),
+        }
+
+    def job(self, job: FakeJob) -> dict[str, Any]:
+        project = self.state.projects[job.project_id]
+        runner = self.state.runners.get(job.runner_id or 0)
+        return {
+            "id": job.id,
+            "status": job.status,
+            "stage": job.stage,
+            "name": job.name,
+            "ref": job.ref,
+            "tag": False,
+            "allow_failure": False,
+            "created_at": stamp(job.created_at),
+            "started_at": stamp(job.started_at),
+            "finished_at": stamp(job.finished_at),
+            "user": {"id": 3, "username": job.user, "name": job.user.title()},
+            "commit": {"id": job.sha, "short_id": job.sha[:8], "title": "A change"},
+            "pipeline": {"id": job.pipeline_id, "project_id": project.id, "sha": job.sha, "ref": job.ref, "status": job.status},
+            "failure_reason": job.failure_reason if job.status == "failed" else None,
+            "web_url": f"{self._base()}/{project.path}/-/jobs/{job.id}",
+            "runner": self.runner(runner) if runner else None,
+            "tag_list": list(job.tags),
+        }
+
+    def _own_token(self) -> dict[str, Any]:
+        return {
+            "id": 1,
+            "name": "sublet",
+            "revoked": False,
+            "active": True,
+            "scopes": self.scopes,
+            "user_id": 3,
+            "expires_at": "2027-01-31",
+        }
+
+
+def stamp(when: datetime | None) -> str | None:
+    return None if when is None else when.strftime("%Y-%m-%dT%H:%M:%S.000Z")
