@@ -17,6 +17,7 @@ from fastapi import APIRouter, Request
 from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
+from app.core.labels import sharpen
 from app.core.model import Lease, Reason
 from app.core.rules import JobClaim, may_run
 from app.core.states import ORDER, State
@@ -154,7 +155,7 @@ class Nodes:
         pool = parts.pools.get(lease.key.pool)
         answer = {
             "lease": lease.name,
-            "want": plain(lease.need),
+            "want": plain(sharpen(lease.need, lease.ask, lease.key.labels)),
             "heartbeat_seconds": parts.settings.heartbeat_seconds,
             "silent_seconds": parts.settings.silent_seconds,
             "pool_note": "" if pool is None else pool.note,

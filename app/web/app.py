@@ -1,0 +1,126 @@
+"""build(parts) -> the ASGI application: routes, the shield around them, and one place for every error."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from app.kit.telemetry import logger
+from app.store import board
+from app.web import api, auth, dashboard, docs_page, intake, live, nodes
+from app.web.doctor import beat_age, beat_late
+from app.web.errors import LoginNeeded, Problem, explain, reply, wants_page
+from app.web.pages import Pages
+from app.web.parts import WebParts
+from app.web.reads import Reads
+from app.web.shield import Shield
+
+log = logger(__name__)
+READY_PATIENCE = 3.0
+"""Seconds that the database may take before the service calls itself not ready."""
+
+
+def build(parts: WebParts) -> FastAPI:
+    """The whole web as one application; it starts nothing in the background and needs no start or stop."""
+    app = FastAPI(
+        title="Sublet",
+        summary="Leases one GPU machine for one queued CI job, and gives it back.",
+        version=parts.settings.version,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    pages, gate, reads = Pages(parts), auth.Gate(parts), Reads(parts)
+
+    def respond(request: Request, problem: Problem) -> Response:
+        request_id = str(getattr(request.state, "request_id", ""))
+        if wants_page(request):
+            return pages.trouble(request, problem, request_id)
+        return reply(problem, request_id)
+
+    async def failed(request: Request, error: Exception) -> Response:
+        return respond(request, explain(error))
+
+    app.add_exception_handler(HTTPException, failed)
+    app.add_exception_handler(RequestValidationError, failed)
+    app.add_middleware(Shield, clock=parts.clock, respond=respond, https=parts.settings.https)
+    for routes in (
+        service_router(parts, gate),
+        intake.router(parts),
+        nodes.router(parts),
+        api.router(parts, gate, reads),
+        auth.router(parts, gate, pages),
+        live.router(parts, gate, pages, reads),
+        dashboard.router(parts, gate, pages, reads),
+        docs_page.router(app, gate, pages, parts.settings.public_url),
+    ):
+        app.include_router(routes)
+    return app
+
+
+def service_router(parts: WebParts, gate: auth.Gate) -> APIRouter:
+    """What machines ask of the service itself."""
+    routes = APIRouter(tags=["service"])
+
+    @routes.get("/healthz")
+    async def alive() -> dict[str, Any]:
+        """The process answers."""
+        return {"ok": True, "version": parts.settings.version}
+
+    @routes.get("/readyz")
+    async def ready() -> JSONResponse:
+        """The database answers, and the engine of this process keeps looking. 503 otherwise."""
+        database = await _answers(parts)
+        age = beat_age(parts)
+        engine = not beat_late(parts)
+        seconds = None if age is None else age / timedelta(seconds=1)
+        found = {"ok": database and engine, "database": database, "engine": engine, "engine_beat_age_seconds": seconds}
+        return JSONResponse(found, 200 if found["ok"] else 503)
+
+    @routes.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        """Prometheus text; the gauges are read anew for each scrape."""
+        if not parts.settings.metrics_open and await gate.visitor(request) is None:
+            raise LoginNeeded
+        await refresh(parts)
+        text, media_type = parts.telemetry.exposition()
+        return Response(text, headers={"content-type": media_type})
+
+    return routes
+
+
+async def _answers(parts: WebParts) -> bool:
+    try:
+        async with asyncio.timeout(READY_PATIENCE):
+            await parts.lane(parts.db.ping)
+    except Exception as error:  # noqa: BLE001  whatever it is, the service is not ready
+        log.warning("not ready", error=f"{type(error).__name__}: {error}")
+        return False
+    return True
+
+
+async def refresh(parts: WebParts) -> None:
+    """Set the gauges that the database knows. One that does not answer is told by `database_up`, and the scrape goes on."""
+    told, now = parts.telemetry, parts.clock.now()
+    age = beat_age(parts)
+    told.engine_beat_age.set(-1.0 if age is None else age.total_seconds())
+    try:
+        async with asyncio.timeout(READY_PATIENCE):
+            numbers = await parts.lane(board.numbers, parts.db)
+    except Exception as error:  # noqa: BLE001  the other metrics are worth more than an error
+        log.warning("gauges not read", error=f"{type(error).__name__}: {error}")
+        told.database_up.set(0)
+        return
+    told.database_up.set(1)
+    told.leases.replace(numbers.leases)
+    told.spend_rate.replace({at: float(rate) for at, rate in numbers.rates.items()})
+    told.jobs_waiting.replace({(pool,): count for pool, (count, _) in numbers.waiting.items()})
+    waits = {(pool,): max((now - since).total_seconds(), 0.0) for pool, (_, since) in numbers.waiting.items()}
+    told.jobs_oldest_wait.replace(waits)
+    pending = {(name,): max((now - since).total_seconds(), 0.0) for name, since in numbers.destroying.items()}
+    told.destroy_pending.replace(pending)

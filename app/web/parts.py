@@ -1,0 +1,60 @@
+"""What the web is given by app.main: nothing here is global, so that tests build as many services as they like."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import urlsplit
+
+from app.core.model import Pool, RepositoryRule
+from app.forges.contract import Forge
+from app.kit.bell import Bell
+from app.kit.clock import Clock
+from app.kit.telemetry import Telemetry
+from app.kit.threads import Lane
+from app.store.db import Database
+from app.store.vault import Vault
+from providers.contract import Health
+
+HealthCheck = Callable[[], Awaitable[Health]]
+"""A look at one provider or one forge that costs nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebSettings:
+    """The few settings that pages and nodes need to know."""
+
+    public_url: str  # "https://ci.acme.example", no slash at the end
+    version: str
+    demo: bool = False
+    heartbeat_seconds: float = 5.0  # how often a node reports
+    silent_seconds: float = 120.0  # after which a node powers itself off, and a lease counts as silent
+    beat_seconds: float = 30.0  # the engine's longest pause between two looks
+    metrics_open: bool = True  # False: /metrics asks for an API token
+    secure_hooks: Mapping[str, bool] | None = None  # per forge: is a webhook secret set? None: not known
+
+    @property
+    def https(self) -> bool:
+        """Whether cookies are marked Secure and browsers are told to stay on https."""
+        return urlsplit(self.public_url).scheme == "https"
+
+
+@dataclass(frozen=True, slots=True)
+class WebParts:
+    """Everything the web needs; built once by app.main."""
+
+    db: Database
+    lane: Lane  # the store's lane: every blocking call of the web goes through it
+    forges: Mapping[str, Forge]  # by name, as in /hooks/{name}
+    clock: Clock
+    bell: Bell  # rung after a fact was committed
+    vault: Vault
+    pools: Mapping[str, Pool]  # by name
+    repositories: Sequence[RepositoryRule]
+    agent: tuple[bytes, str]  # the zipapp, and its SHA-256 in hex
+    settings: WebSettings
+    telemetry: Telemetry
+    providers: Mapping[str, HealthCheck]  # by name
+    forge_checks: Mapping[str, HealthCheck]  # by name
+    engine_beat: Callable[[], datetime | None] | None = None  # when the engine last looked; None: no engine in this process

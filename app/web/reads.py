@@ -1,0 +1,120 @@
+"""What the API, the pages and their JSON twins all answer with: one function for each, so that they cannot disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Literal
+
+from app.core.model import Lease
+from app.store import board, leases, nodes
+from app.web import schema, views
+from app.web.doctor import examine
+from app.web.errors import Problem
+from app.web.parts import WebParts
+
+Which = Literal["live", "past", "all"]
+Tab = Literal["waiting", "started", "not_ours"]
+LOG_PAGE = 1_000
+
+
+class Reads:
+    """Reads rows through the store's lane and turns them into views."""
+
+    def __init__(self, parts: WebParts) -> None:
+        self._parts = parts
+
+    @property
+    def _notes(self) -> Mapping[str, str]:
+        return {name: pool.note for name, pool in self._parts.pools.items()}
+
+    def now(self) -> datetime:
+        return self._parts.clock.now()
+
+    async def find(self, ref: str) -> Lease:
+        """By name, id, start of an id, or the address of its job. Raises Problem (404)."""
+        found = await self._parts.lane(leases.find, self._parts.db, ref[:1000])
+        if found is None:
+            raise Problem(
+                404, f"There is no lease {ref[:100]}.", hint="A name, an id, four characters of an id, or a job's address."
+            )
+        return found
+
+    async def lease(self, ref: str) -> schema.LeaseReply:
+        """One lease, whole."""
+        found = await self.find(ref)
+        now = self.now()
+        sheet = await self._parts.lane(board.lease_sheet, self._parts.db, found.id, now)
+        if sheet is None:
+            raise Problem(404, f"There is no lease {ref[:100]}.")
+        detail = views.lease_detail(sheet, now, self._notes, self._parts.settings.demo)
+        return schema.LeaseReply(**dict(detail))
+
+    async def leases(self, which: Which, limit: int, before: datetime | None, text: str = "") -> schema.LeasesReply:
+        """The newest first. `text` keeps those whose name, state, job, pool or provider holds it."""
+        parts, now = self._parts, self.now()
+        rows = await parts.lane(board.leases, parts.db, which, limit + 1, before)
+        found = [views.lease_view(row, now, self._notes, parts.settings.demo) for row in rows[:limit]]
+        more = len(rows) > limit
+        shown = [view for view in found if text.casefold() in _searched(view)] if text else found
+        return schema.LeasesReply(leases=shown, more=more, before=found[-1].created_at if more else None)
+
+    async def log(self, lease: Lease, after: int, limit: int = LOG_PAGE) -> schema.LogReply:
+        """Lines after the one of this number; from the first with -1."""
+        found = await self._parts.lane(nodes.log, self._parts.db, lease.id, after, limit)
+        lines = [schema.LogLine(seq=line.seq, at=line.at, source=line.source, line=line.line) for line in found]
+        return schema.LogReply(lease=lease.name, lines=lines, last=lines[-1].seq if lines else after)
+
+    async def queue(self, tab: Tab, limit: int, before: datetime | None) -> tuple[schema.QueueReply, Mapping[str, object]]:
+        """One tab, and the names of live leases for links in its sentences."""
+        parts, now = self._parts, self.now()
+        found = await parts.lane(board.queue, parts.db, tab, limit + 1, before)
+        more, last = len(found.rows) > limit, found.rows[limit - 1 : limit]
+        shown = board.Queue(found.rows[:limit], found.counts, found.live)
+        reply = schema.QueueReply(
+            tab=tab,
+            counts=dict(found.counts),
+            jobs=views.queue_items(shown, now, parts.settings.demo),
+            more=more,
+            before=last[0].job.seen_at if more and tab != "waiting" else None,
+        )
+        return reply, found.live
+
+    async def overview(self) -> schema.OverviewReply:
+        parts, now = self._parts, self.now()
+        found = await parts.lane(board.overview, parts.db, now)
+        demo, notes = parts.settings.demo, self._notes
+        spending: dict[str, Decimal] = {}
+        by_state: dict[str, int] = {}
+        for row in found.live:
+            lease = row.lease
+            by_state[str(lease.state)] = by_state.get(str(lease.state), 0) + 1
+            if lease.asked_at is not None and lease.price_per_hour is not None:
+                spending[lease.currency] = spending.get(lease.currency, Decimal(0)) + lease.price_per_hour
+        waiting = board.Queue(tuple(board.QueueRow(job, None) for job in found.waiting), found.counts, {})
+        items = views.queue_items(waiting, now, demo)
+        return schema.OverviewReply(
+            now=now,
+            demo=demo,
+            spending=[views.money(amount, currency) for currency, amount in sorted(spending.items())],
+            booked_today=[views.money(amount, currency) for currency, amount in sorted(found.booked.items())],
+            by_state=by_state,
+            jobs=dict(found.counts),
+            oldest_wait_seconds=max((item.waiting_seconds or 0.0 for item in items), default=None),
+            start_times=views.start_times(found.starts),
+            attention=views.attention(found, now, parts.settings.silent_seconds),
+            live=[views.lease_view(row, now, notes, demo) for row in found.live],
+            waiting=items,
+            recent=[views.lease_view(row, now, notes, demo) for row in found.recent],
+            ever=found.ever,
+        )
+
+    async def doctor(self) -> schema.DoctorReply:
+        checks = await examine(self._parts)
+        return schema.DoctorReply(ok=all(check.status != "fail" for check in checks), checks=checks)
+
+
+def _searched(view: schema.LeaseView) -> str:
+    job = "" if view.job is None else f"{view.job.repository} {view.job.name} {view.job.workflow} {view.job.branch}"
+    return f"{view.name} {view.id} {view.state} {view.pool} {view.provider} {view.region} {view.reason or ''} {job}".casefold()

@@ -1,0 +1,248 @@
+"""The JSON that the API speaks, typed: fields are only ever added, so that readers of today go on reading tomorrow."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+
+Moment = Annotated[
+    datetime, PlainSerializer(lambda at: at.isoformat().replace("+00:00", "Z"), return_type=str, when_used="json")
+]
+"""RFC 3339 with Z; every time in the store is UTC."""
+
+
+class View(BaseModel):
+    """Frozen; only ever gets new fields, so that readers of today go on reading tomorrow."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Money(View):
+    amount: str = Field(description="A decimal number as text.", examples=["0.0042"])
+    currency: str = Field(examples=["USD"])
+
+
+class Cost(Money):
+    estimate: bool = Field(description="True until the books of the lease are closed.")
+
+
+class RunnerView(View):
+    id: str
+    name: str
+
+
+class JobView(View):
+    id: str
+    key: str
+    url: str
+    name: str
+    repository: str
+    workflow: str
+    branch: str
+    actor: str
+    labels: list[str] | None
+    state: str
+    conclusion: str
+    queued_at: Moment | None
+    started_at: Moment | None
+    completed_at: Moment | None
+
+
+class PhaseView(View):
+    phase: str = Field(description="`queued`, or a state of the lease.")
+    started_at: Moment
+    ended_at: Moment | None
+    measured_by: str = Field(description="Whose clock: the forge's, or ours.")
+    note: str = ""
+
+
+class NodeView(View):
+    facts: dict[str, Any] | None
+    heartbeat_at: Moment | None
+
+
+class Billing(View):
+    since: Moment | None = Field(description="When the machine was first asked for: money may be owed from here.")
+    granularity_seconds: float
+    minimum_seconds: float
+
+
+class LeaseView(View):
+    id: str
+    name: str
+    state: str
+    reason: str | None
+    reason_text: str
+    note: str
+    pool: str
+    forge: str
+    scope: str
+    labels: list[str]
+    attempt: int
+    provider: str
+    region: str
+    offer: dict[str, Any] | None
+    price_per_hour: Money | None
+    cost: Cost
+    billing: Billing
+    created_at: Moment
+    entered_at: Moment
+    deadline: Moment | None
+    hard_end: Moment | None
+    gone: bool = Field(description="The provider proved absence, or was never asked for anything.")
+    gone_at: Moment | None
+    instance_id: str
+    runner: RunnerView
+    job: JobView | None
+    phases: list[PhaseView]
+    node: NodeView
+    pool_note: str
+    demo: bool
+    asked: str = Field("", description="`drain` or `destroy`, once a person or policy asked for it.")
+    asked_text: str = ""
+
+
+class ChargeView(View):
+    kind: str
+    since: Moment
+    until: Moment
+    price_per_hour: Money
+    amount: Money
+
+
+class AuditView(View):
+    seq: int
+    at: Moment
+    actor: str
+    action: str
+    text: str
+
+
+class CheckView(View):
+    what: str
+    asked: str
+    seen: str
+    passed: bool
+
+
+class LeaseDetail(LeaseView):
+    need: dict[str, Any]
+    charges: list[ChargeView]
+    audit: list[AuditView]
+    decision: dict[str, Any] | None
+    proof: list[CheckView]
+    typical_seconds: dict[str, float]
+    log_lines: int
+
+
+class QueueItem(JobView):
+    pool: str | None
+    wait: str
+    not_ours: str
+    waiting_since: Moment | None
+    waiting_seconds: float | None
+    next_step: str
+    lease: RunnerView | None = Field(description="Id and name of the lease that has the job.")
+    demo: bool
+
+
+class Attention(View):
+    kind: Literal["late", "failed", "silent", "waiting", "destroying"]
+    text: str
+    lease: str = Field("", description="Name of the lease it is about.")
+    since: Moment
+
+
+class StartTimes(View):
+    count: int
+    p50_seconds: float | None
+    p95_seconds: float | None
+
+
+class Check(View):
+    name: str
+    status: Literal["ok", "warn", "fail", "skip"]
+    text: str
+    fix: str
+
+
+class Reply(View):
+    schema_version: int = 1
+
+
+class LeaseReply(LeaseDetail):
+    schema_version: int = 1
+
+
+class LeasesReply(Reply):
+    leases: list[LeaseView]
+    more: bool
+    before: Moment | None = Field(None, description="Give this as `before` for the next page.")
+
+
+class LogLine(View):
+    seq: int
+    at: Moment
+    source: str
+    line: str
+
+
+class LogReply(Reply):
+    lease: str
+    lines: list[LogLine]
+    last: int = Field(description="Give this as `after` to read on.")
+
+
+class AskedReply(Reply):
+    id: str
+    name: str
+    asked: str
+    state: str
+
+
+class QueueReply(Reply):
+    tab: str
+    counts: dict[str, int]
+    jobs: list[QueueItem]
+    more: bool
+    before: Moment | None = None
+
+
+class OverviewReply(Reply):
+    now: Moment
+    demo: bool
+    spending: list[Money] = Field(description="Per hour, of all open leases, by currency.")
+    booked_today: list[Money]
+    by_state: dict[str, int]
+    jobs: dict[str, int] = Field(description="Open jobs: waiting, started, not_ours.")
+    oldest_wait_seconds: float | None
+    start_times: StartTimes
+    attention: list[Attention]
+    live: list[LeaseView]
+    waiting: list[QueueItem]
+    recent: list[LeaseView]
+    ever: bool = Field(description="Was there ever a lease.")
+
+
+class ResolveReply(Reply):
+    id: str
+    name: str
+
+
+class DoctorReply(Reply):
+    ok: bool = Field(description="No check failed.")
+    checks: list[Check]
+
+
+class WhoamiReply(Reply):
+    person: str
+    role: str
+
+
+class LoginLinkReply(Reply):
+    url: str
+    expires_at: Moment
+
+
+class AskBody(BaseModel):
+    reason: str = Field(min_length=1, max_length=200, description="Why, in your words; kept in the audit.")

@@ -1,0 +1,269 @@
+"""Rows of the store -> the JSON that the API, the pages and the CLI all speak. Pure: times in, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from app.core.billing import accrued
+from app.core.model import SERVED, Charge, Job, JobState, Lease, NodeFacts
+from app.core.proof import prove
+from app.core.states import ORDER, State
+from app.store.audit import Entry
+from app.store.board import LeaseRow, LeaseSheet, Overview, Queue
+from app.web.schema import (
+    Attention,
+    AuditView,
+    Billing,
+    ChargeView,
+    CheckView,
+    Cost,
+    JobView,
+    LeaseDetail,
+    LeaseView,
+    Money,
+    NodeView,
+    PhaseView,
+    QueueItem,
+    RunnerView,
+    StartTimes,
+)
+from app.web.words import LOOKS, because, plain
+
+
+def money(amount: Decimal, currency: str) -> Money:
+    return Money(amount=plain(amount), currency=currency)
+
+
+def cost(lease: Lease, charges: Sequence[Charge], now: datetime) -> Cost:
+    """What the books say once they are closed; before that what has accrued, marked as an estimate."""
+    booked = sum((charge.amount for charge in charges), Decimal(0))
+    amount = accrued(lease, now) if lease.booked_at is None else booked
+    return Cost(amount=plain(amount), currency=lease.currency, estimate=lease.booked_at is None and lease.asked_at is not None)
+
+
+def job_values(job: Job) -> dict[str, Any]:
+    labels = None if job.labels is None else list(job.labels)
+    names = ("id", "key", "url", "name", "repository", "workflow", "branch", "actor", "conclusion", "queued_at", "started_at")
+    return {name: getattr(job, name) for name in names} | {
+        "url": web_url(job.url), "labels": labels, "state": str(job.state), "completed_at": job.completed_at
+    }  # fmt: skip
+
+
+def web_url(url: str) -> str:
+    """Only an http address becomes a link: the forge's word is not trusted with `javascript:`."""
+    return url if url.startswith(("https://", "http://")) else ""
+
+
+def phases(row: LeaseRow) -> list[PhaseView]:
+    """The forge's wait first, then each state it has been in."""
+    found: list[PhaseView] = []
+    queued = row.job.queued_at if row.job is not None else None
+    if queued is not None and queued < row.lease.created_at:
+        found.append(
+            PhaseView(phase="queued", started_at=queued, ended_at=row.lease.created_at, measured_by=row.lease.key.forge)
+        )
+    for span in row.spans:
+        ended = span.entered_at if span.state is State.RELEASED else span.left_at
+        found.append(
+            PhaseView(phase=str(span.state), started_at=span.entered_at, ended_at=ended, measured_by="sublet", note=span.note)
+        )
+    return found
+
+
+def facts(value: NodeFacts | None) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    names = ("driver", "cuda", "architecture", "memory_mib", "disk_free_mib", "kernel", "cpus", "problem")
+    return {"gpus": [dict(gpu) for gpu in value.gpus]} | {name: getattr(value, name) for name in names}
+
+
+def _lease_values(row: LeaseRow, now: datetime, notes: Mapping[str, str], demo: bool) -> dict[str, Any]:
+    lease = row.lease
+    same = ("id", "name", "reason_text", "note", "attempt", "provider", "region", "created_at", "entered_at", "deadline")
+    values: dict[str, Any] = {name: getattr(lease, name) for name in (*same, "hard_end", "gone_at", "instance_id")}
+    return values | {
+        "state": str(lease.state),
+        "reason": str(lease.reason) if lease.reason else None,
+        "pool": lease.key.pool,
+        "forge": lease.key.forge,
+        "scope": str(lease.key.scope),
+        "labels": list(lease.key.labels),
+        "offer": None if lease.offer is None else dict(lease.offer),
+        "price_per_hour": None if lease.price_per_hour is None else money(lease.price_per_hour, lease.currency),
+        "cost": cost(lease, row.charges, now),
+        "billing": Billing(
+            since=lease.asked_at,
+            granularity_seconds=lease.granularity.total_seconds(),
+            minimum_seconds=lease.minimum.total_seconds(),
+        ),
+        "gone": lease.state is State.RELEASED,
+        "runner": RunnerView(id=lease.runner_id, name=lease.runner_name),
+        "job": None if row.job is None else JobView(**job_values(row.job)),
+        "phases": phases(row),
+        "node": NodeView(facts=facts(lease.facts), heartbeat_at=lease.heartbeat_at),
+        "pool_note": notes.get(lease.key.pool, ""),
+        "demo": demo,
+        "asked_text": lease.asked_text,
+        "asked": "destroy" if lease.destroy_asked_at else "drain" if lease.drain_asked_at else "",
+    }
+
+
+def lease_view(row: LeaseRow, now: datetime, notes: Mapping[str, str], demo: bool) -> LeaseView:
+    """`notes` are the pools' own, by name."""
+    return LeaseView(**_lease_values(row, now, notes, demo))
+
+
+def lease_detail(sheet: LeaseSheet, now: datetime, notes: Mapping[str, str], demo: bool) -> LeaseDetail:
+    """A lease whole, as its own page and `sublet lease show` have it."""
+    lease = sheet.row.lease
+    return LeaseDetail(
+        **_lease_values(sheet.row, now, notes, demo),
+        need=need_values(lease),
+        charges=[charge_view(charge) for charge in sheet.row.charges],
+        audit=[audit_view(entry) for entry in sheet.audit],
+        decision=None if lease.decision is None else dict(lease.decision),
+        proof=[
+            CheckView(what=check.what, asked=check.asked, seen=check.seen, passed=check.passed)
+            for check in (() if lease.facts is None else prove(lease.need, lease.facts))
+        ],
+        typical_seconds={str(state): seconds for state, seconds in sheet.typical.items()},
+        log_lines=sheet.log_lines,
+    )
+
+
+def need_values(lease: Lease) -> dict[str, Any]:
+    """What was asked for, without what was left open."""
+    need = lease.need
+    price = need.max_price_per_hour
+    values = {
+        "gpu": need.gpu,
+        "gpus": need.gpus,
+        "gpu_memory_gib": need.gpu_memory_gib,
+        "memory_gib": need.memory_gib,
+        "disk_gib": need.disk_gib,
+        "architecture": need.architecture,
+        "regions": sorted(need.regions),
+        "spot": need.spot,
+        "max_price_per_hour": None if price is None else plain(price, 2),
+        "min_driver": need.min_driver,
+        "min_cuda": need.min_cuda,
+        "gpu_architecture": need.gpu_architecture,
+    }
+    return {name: value for name, value in values.items() if value not in (None, 0, [])}
+
+
+def charge_view(charge: Charge) -> ChargeView:
+    return ChargeView(
+        kind=str(charge.kind),
+        since=charge.since,
+        until=charge.until,
+        price_per_hour=money(charge.price_per_hour, charge.currency),
+        amount=money(charge.amount, charge.currency),
+    )
+
+
+def audit_view(entry: Entry) -> AuditView:
+    return AuditView(seq=entry.seq, at=entry.at, actor=entry.actor, action=entry.action, text=entry.text)
+
+
+def queue_items(queue: Queue, now: datetime, demo: bool) -> list[QueueItem]:
+    """Each job with its wait as a sentence, since when, and what to do about it."""
+    items: list[QueueItem] = []
+    for row in queue.rows:
+        job = row.job
+        since = job.queued_at or job.seen_at if job.state in (JobState.WAITING, JobState.QUEUED) else None
+        items.append(
+            QueueItem(
+                **job_values(job),
+                pool=job.pool,
+                wait=wait_sentence(job),
+                not_ours=job.not_ours,
+                waiting_since=since,
+                waiting_seconds=None if since is None else max((now - since).total_seconds(), 0.0),
+                next_step=next_step(job, row.lease),
+                lease=None if row.lease is None else RunnerView(id=row.lease.id, name=row.lease.name),
+                demo=demo,
+            )
+        )
+    return items
+
+
+def wait_sentence(job: Job) -> str:
+    """Why it waits; never empty for a job that does."""
+    if job.not_ours:
+        return job.not_ours
+    if job.state is JobState.WAITING:
+        return "The forge holds it back: an approval or another job comes first."
+    if job.state is not JobState.QUEUED:
+        return ""
+    if job.wait:
+        return job.wait
+    return "It was recorded and is matched to a pool next." if job.pool is None else f"The pool {job.pool} takes it up next."
+
+
+def next_step(job: Job, lease: Lease | None) -> str:
+    """One line that says what happens next, or what a person could do."""
+    if job.not_ours:
+        return "Run it elsewhere, or add a [[pool]] that serves these labels."
+    if job.state is JobState.COMPLETED:
+        return ""
+    if lease is not None:
+        return f"Lease {lease.name} {LOOKS[lease.state].doing}."
+    if job.state is JobState.WAITING:
+        return "Approve it at the forge; Sublet rents nothing until then."
+    if job.state is JobState.IN_PROGRESS:
+        return "Another runner has it."
+    if "ceiling" in job.wait:
+        return f"Wait for a place, or raise `ceiling` of the pool {job.pool}."
+    if "failed" in job.wait or "offer" in job.wait:
+        return "Nothing to do now; `sublet doctor` checks the providers and the forge."
+    return "Nothing to do: it goes on by itself."
+
+
+def attention(board: Overview, now: datetime, silent_seconds: float) -> list[Attention]:
+    """What a person should look at: late or silent leases, slow ends, failures, long waits."""
+    found: list[Attention] = []
+    for row in board.live:
+        lease = row.lease
+        beat = lease.heartbeat_at
+        if lease.state is State.DESTROYING and (now - lease.entered_at).total_seconds() > 900:
+            text = f"{lease.name} is not proven gone yet, and may still cost money. {lease.note}".strip()
+            found.append(Attention(kind="destroying", text=text, lease=lease.name, since=lease.entered_at))
+        elif lease.deadline is not None and lease.deadline < now:
+            text = f"{lease.name} {LOOKS[lease.state].doing} for longer than it may. {lease.note}".strip()
+            found.append(Attention(kind="late", text=text, lease=lease.name, since=lease.deadline))
+        elif beat is not None and _at_work(lease) and (now - beat).total_seconds() > silent_seconds / 2:
+            found.append(Attention(kind="silent", text=f"The node of {lease.name} is silent.", lease=lease.name, since=beat))
+    for row in board.recent:
+        lease = row.lease
+        if failed(lease) and (now - lease.entered_at).total_seconds() < 3600:
+            text = f"{lease.name} ended without its job: {because(lease.reason)}. {lease.reason_text}".strip()
+            found.append(Attention(kind="failed", text=text, lease=lease.name, since=lease.entered_at))
+    for job in board.waiting:
+        since = job.queued_at or job.seen_at
+        if since is not None and job.state is JobState.QUEUED and (now - since).total_seconds() > 900:
+            found.append(
+                Attention(kind="waiting", text=f"{job.repository} · {job.name}: {wait_sentence(job)}", lease="", since=since)
+            )
+    return found[:20]
+
+
+def _at_work(lease: Lease) -> bool:
+    return ORDER[lease.state] < ORDER[State.DRAINING]
+
+
+def failed(lease: Lease) -> bool:
+    """Whether it ended for a reason that speaks against it."""
+    return lease.state is State.RELEASED and lease.reason is not None and lease.reason not in SERVED
+
+
+def percentile(rising: Sequence[float], share: float) -> float | None:
+    """By the nearest rank, of values in rising order; None of none."""
+    return rising[min(len(rising) - 1, int(share * len(rising)))] if rising else None
+
+
+def start_times(rising: Sequence[float]) -> StartTimes:
+    return StartTimes(count=len(rising), p50_seconds=percentile(rising, 0.5), p95_seconds=percentile(rising, 0.95))
