@@ -7,6 +7,7 @@ Linux keeps a pid unused while it still names a session or a group, so a group u
 is the keeper's unless somebody else is alive under that number.
 """
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterable
@@ -91,9 +92,16 @@ class Census:
 
 
 def _touches(process: psutil.Process, folder: Path) -> bool:
-    """Whether it works in the folder: asked only of a session whose keeper is gone, to tell it from a stranger's."""
+    """Whether it works in the folder: asked only of a session whose keeper is gone, to tell it from a stranger's.
+
+    One of our own user's that hides from us (as the node's agent does) is not a stranger's.
+    """
     try:
         paths = [process.cwd(), *(file.path for file in process.open_files())]
+    except psutil.AccessDenied:
+        with contextlib.suppress(psutil.Error):
+            return process.uids().real == os.getuid()
+        return False
     except (psutil.Error, OSError):
         return False
     return any(Path(path).is_relative_to(folder) for path in paths)

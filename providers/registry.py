@@ -45,7 +45,7 @@ WORDS: Mapping[object, str] = {
 }
 
 
-class SettingsProblem(ValueError):
+class ProviderTrouble(ValueError):
     """A `[[provider]]` table cannot be used. The message holds every problem and no secret."""
 
 
@@ -98,17 +98,17 @@ def installed(points: Iterable[importlib.metadata.EntryPoint] | None = None) -> 
     return Installed(kinds, broken)
 
 
-def build(name: str, kind: str, values: Mapping[str, Any], known: Installed | None = None) -> Provider:
+def build(kind: str, name: str, values: Mapping[str, Any], known: Installed | None = None) -> Provider:
     """The provider of one `[[provider]]` table; `values` are its keys besides `name` and `kind`.
 
-    Secret values come as `Secret`. Raises `SettingsProblem`.
+    Secret values come as `Secret`. Raises `ProviderTrouble`.
     """
     known = known or installed()
     where = f'provider "{name}" of kind "{kind}"'
     if kind not in known.kinds:
         if kind in known.broken:
-            raise SettingsProblem(f"{where}: {known.broken[kind]}")
-        raise SettingsProblem(
+            raise ProviderTrouble(f"{where}: {known.broken[kind]}")
+        raise ProviderTrouble(
             f"{where}: there is no such kind{_hint(kind, known.kinds)}. Installed: {', '.join(sorted(known.kinds)) or 'none'}"
         )
     plugin = known.kinds[kind]
@@ -116,12 +116,12 @@ def build(name: str, kind: str, values: Mapping[str, Any], known: Installed | No
     try:
         provider = plugin.build(name, settings)
     except Exception as error:  # noqa: BLE001  a stranger's class may raise anything
-        raise SettingsProblem(_without(values, f"{where}: {type(error).__name__}: {error}")) from None
+        raise ProviderTrouble(_without(values, f"{where}: {type(error).__name__}: {error}")) from None
     traits = getattr(provider, "traits", None)
     if not isinstance(provider, Provider) or not isinstance(traits, Traits):
-        raise SettingsProblem(f"{where}: {plugin.package} built something that is no provider")
+        raise ProviderTrouble(f"{where}: {plugin.package} built something that is no provider")
     if traits.contract != CONTRACT_VERSION:
-        raise SettingsProblem(f"{where}: {_other_version(traits)}")
+        raise ProviderTrouble(f"{where}: {_other_version(traits)}")
     return provider
 
 
@@ -165,11 +165,11 @@ def _settings(where: str, plugin: Kind, values: Mapping[str, Any]) -> Any:
     required = [field.name for field in dataclasses.fields(plugin.settings) if field.init and not _has_default(field)]
     problems += [f"{key} is missing" for key in required if key not in values]
     if problems:
-        raise SettingsProblem(f"{where}: " + "; ".join(problems))
+        raise ProviderTrouble(f"{where}: " + "; ".join(problems))
     try:
         return plugin.settings(**given)
     except (ValueError, TypeError) as error:
-        raise SettingsProblem(_without(values, f"{where}: {error}")) from None
+        raise ProviderTrouble(_without(values, f"{where}: {error}")) from None
 
 
 def _has_default(field: dataclasses.Field[Any]) -> bool:
@@ -178,7 +178,7 @@ def _has_default(field: dataclasses.Field[Any]) -> bool:
 
 def _hint(word: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _without(values: Mapping[str, Any], text: str) -> str:
