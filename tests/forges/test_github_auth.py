@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -55,6 +56,16 @@ def test_a_token_is_kept_until_shortly_before_its_end(github: GitHubSide) -> Non
 def test_tokens_of_two_thousand_characters_work(github: GitHubSide) -> None:
     github.forge().mint_runner(order(REPOSITORY))
     assert min(len(token) for token in github.server.grants) > 2000
+
+
+def test_many_threads_share_one_forge(github: GitHubSide) -> None:
+    """PyGithub's clients are not for sharing: each thread has its own, and all have the same tokens."""
+    forge = github.forge()
+    forge.mint_runner(order(REPOSITORY, "first"))
+    with ThreadPoolExecutor(4) as pool:
+        minted = list(pool.map(lambda number: forge.mint_runner(order(REPOSITORY, f"sublet-{number}")).runner_id, range(12)))
+    assert len(set(minted)) == 12
+    assert len(trades(github)) == 1
 
 
 def test_the_installation_is_looked_up_where_the_webhook_did_not_say(github: GitHubSide) -> None:
