@@ -26,7 +26,7 @@ from .wire import Answer, Away, Wire
 GRACE = 10.0
 """Seconds between SIGTERM and SIGKILL."""
 LAST_WORDS = 5.0
-"""Seconds for the last log lines to reach the service."""
+"""Seconds for the last log lines to reach a service that was heard of just before."""
 LONGEST_LIFE = 24 * 3600.0
 """Before the service has named a hard end."""
 
@@ -103,7 +103,8 @@ class Life:
             self._exited("the runner was ended", -signal.SIGKILL if code is None else code)
         if self.watch.joined:
             self.courier.event("power_off", clock.monotonic(), why=why[:300])
-            self.courier.close(LAST_WORDS)
+            silence = clock.monotonic() - self.wire.heard
+            self.courier.close(LAST_WORDS if silence < 2 * self._heartbeat + 0.5 else 0.5)
         power.off(self.settings.kind)
 
     def _story(self) -> None:

@@ -83,15 +83,17 @@ def limit() -> None:
 
 def become(user: Account) -> None:
     """The other user, for good. Raises `NotDropped`."""
+    _close_bounds()
     try:
         os.setgroups(list(user.groups))
         os.setresgid(user.gid, user.gid, user.gid)
         os.setresuid(user.uid, user.uid, user.uid)
     except OSError as error:
         raise NotDropped(f"cannot become {user.name}: {error.strerror}") from None
-    if os.getresuid() != (user.uid,) * 3 or os.getresgid() != (user.gid,) * 3:
-        raise NotDropped(f"did not become {user.name}")
     no_way_back()
+    left = capabilities()
+    if os.getresuid() != (user.uid,) * 3 or os.getresgid() != (user.gid,) * 3 or (left is not None and any(left)):
+        raise NotDropped(f"did not become {user.name}")
 
 
 def strip() -> None:
@@ -100,11 +102,7 @@ def strip() -> None:
         raise NotDropped("capabilities can be dropped on Linux only")
     with contextlib.suppress(NotDropped):  # needs CAP_SETPCAP; without it, the rest is still enough
         _prctl(PR_SET_SECUREBITS, NOROOT_LOCKED)
-    for capability in range(64):
-        with contextlib.suppress(NotDropped):  # EINVAL past the last one that this kernel knows
-            _prctl(PR_CAPBSET_DROP, capability)
-    with contextlib.suppress(NotDropped):
-        _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    _close_bounds()
     no_way_back()
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     nothing = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable, twice
@@ -113,6 +111,17 @@ def strip() -> None:
     left = capabilities()
     if left is None or any(left):
         raise NotDropped("capabilities are left over")
+
+
+def _close_bounds() -> None:
+    """Nothing below may ever hold a capability. Needs CAP_SETPCAP; without it, `no_way_back` is still enough."""
+    if sys.platform != "linux":
+        return
+    for capability in range(64):
+        with contextlib.suppress(NotDropped):  # EINVAL past the last one that this kernel knows
+            _prctl(PR_CAPBSET_DROP, capability)
+    with contextlib.suppress(NotDropped):
+        _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
 
 
 def no_way_back() -> None:

@@ -1,0 +1,210 @@
+"""A node in memory: speaks the agent's protocol over any httpx client, one step at a time, honestly or not.
+
+    node = FakeNode(client, read_user_data(order.user_data))
+    await node.join(); await node.report(); await node.fetch(); await node.online()
+
+`step()` takes the next step of an honest life by itself. A `Manner` makes it a bad one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import textwrap
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import httpx
+
+GIB = 1024
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a start-up script tells its machine."""
+
+    url: str
+    lease: str
+    sha256: str
+    token: str
+
+
+def read_user_data(script: str) -> Told:
+    """Reads what `app.node.bootstrap.render` wrote, in either form. Raises ValueError for anything else."""
+    found = dict(re.findall(r"^\s*(url|lease|sha256|token)='([^']*)'$", script, re.MULTILINE))
+    if set(found) != {"url", "lease", "sha256", "token"}:
+        raise ValueError(f"not a start-up script of ours:\n{textwrap.shorten(script, 200)}")
+    return Told(**found)
+
+
+class Manner(StrEnum):
+    HONEST = "honest"
+    SILENT = "silent"  # never says a word
+    LIAR = "liar"  # has less than was asked for
+    TWICE = "twice"  # a stranger uses its join token again
+    MUTE_LATER = "mute later"  # takes the credential and is never heard again
+
+
+class Refused(Exception):
+    """The service said no."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.status = response.status_code
+        self.code = str(response.json().get("error", {}).get("code", ""))
+        super().__init__(f"{response.request.url.path}: {self.status} {self.code}")
+
+
+def fitting(want: dict[str, Any]) -> dict[str, Any]:
+    """Facts of a machine that has exactly what was asked for; `want` as the join answer holds it."""
+    count = int(want.get("gpus") or 0) or (1 if want.get("gpu") else 0)
+    card = {
+        "name": f"NVIDIA {want.get('gpu') or 'H100'}".upper(),
+        "memory_mib": int(want.get("gpu_memory_gib") or 80) * GIB,
+        "architecture": want.get("gpu_architecture") or "Hopper",
+        "mig": False,
+    }
+    return {
+        "gpus": [{**card, "uuid": f"GPU-{place}"} for place in range(count)],
+        "driver": want.get("min_driver") or "580.95.05",
+        "cuda": want.get("min_cuda") or "13.0",
+        "architecture": want.get("architecture") or "amd64",
+        "memory_mib": int(want.get("memory_gib") or 64) * GIB,
+        "disk_free_mib": int(want.get("disk_gib") or 500) * GIB,
+        "kernel": "Linux 6.12.0",
+        "cpus": 16,
+        "problem": "" if count else "nvidia-smi is not on this machine",
+    }
+
+
+class FakeNode:
+    """One machine. Its client decides where the service is: `httpx.ASGITransport`, or a base_url."""
+
+    def __init__(self, client: httpx.AsyncClient, told: Told, manner: Manner = Manner.HONEST) -> None:
+        self.client, self.told, self.manner = client, told, manner
+        self.session = secrets.token_urlsafe(32)
+        self.ticket = secrets.token_urlsafe(32)
+        self.want: dict[str, Any] = {}
+        self.credential: dict[str, Any] | None = None
+        self.stopped = False  # the service said stop, or ended the session
+        self.done: list[str] = []  # the steps that were taken
+        self._seq = 0
+        self._now = "2026-11-21T12:00:00Z"
+
+    async def post(self, path: str, body: dict[str, Any], *, session: str | None = None) -> httpx.Response:
+        """The raw answer, whatever it is."""
+        headers = {"Authorization": f"Bearer {self.session if session is None else session}"}
+        response = await self.client.post(f"/node/{path}", content=json.dumps(body), headers=headers)
+        if response.status_code in (401, 410):
+            self.stopped = True
+        return response
+
+    async def say(self, path: str, **body: Any) -> dict[str, Any]:
+        """The answer's body. Raises Refused unless it is a yes."""
+        response = await self.post(path, body)
+        if not response.is_success:
+            raise Refused(response)
+        answer = response.json()
+        self._now = answer.get("now", self._now)
+        return answer
+
+    async def join(self) -> dict[str, Any]:
+        answer = await self.say("join", lease=self.told.lease, token=self.told.token, session=self.session)
+        self.want = answer["want"]
+        self.done.append("join")
+        return answer
+
+    async def stranger_joins(self) -> Refused | None:
+        """Somebody else, or the same machine booted again, uses the same token. The refusal; None if it was let in."""
+        other = FakeNode(self.client, self.told)
+        try:
+            await other.join()
+        except Refused as refused:
+            return refused
+        return None
+
+    async def report(self, **facts: Any) -> None:
+        """Facts that fit what was asked for, with these on top; a liar has lost a GPU and most of its memory."""
+        told = fitting(self.want)
+        if self.manner is Manner.LIAR:
+            told |= {"gpus": told["gpus"][1:], "memory_mib": GIB, "driver": "470.1"}
+        await self.say("facts", **{**told, **facts})
+        self.done.append("facts")
+
+    async def fetch(self) -> dict[str, Any] | None:
+        """The runner's credential; None while it is not ready."""
+        response = await self.post("credential", {"ticket": self.ticket})
+        if response.status_code == 202:
+            return None
+        if response.status_code != 200:
+            raise Refused(response)
+        self.credential = response.json()
+        self.done.append("credential")
+        return self.credential
+
+    async def event(self, kind: str, at: str | None = None, **data: Any) -> None:
+        await self.say("event", kind=kind, at=at, data=data)
+
+    async def online(self) -> None:
+        await self.event("runner_online")
+        self.done.append("online")
+
+    async def job_started(
+        self, repository: str, run_id: str = "1", event: str = "push", **claim: Any
+    ) -> tuple[bool, list[str]]:
+        """What the job-started hook asks: (may it run, the lines for the job's log)."""
+        answer = await self.say("job", repository=repository, run_id=run_id, event=event, **claim)
+        self.done.append("job")
+        return answer["allowed"], answer["lines"]
+
+    async def exit(self, code: int = 0) -> None:
+        await self.event("runner_exited", exit=code)
+        self.done.append("exit")
+
+    async def heartbeat(self, phase: str = "running") -> dict[str, Any]:
+        answer = await self.say("heartbeat", phase=phase, at=None)
+        self.stopped = self.stopped or answer["stop"]
+        return answer
+
+    async def log(self, *lines: str, source: str = "runner") -> int:
+        """How many of the lines were new to the service."""
+        told: list[dict[str, Any]] = []
+        for line in lines:
+            self._seq += 1
+            told.append({"seq": self._seq, "at": self._now, "source": source, "line": line})
+        return (await self.say("log", lines=told))["kept"]
+
+    async def step(self) -> str:
+        """The next step of this node's life, up to the runner being online; its name, or "" if there was nothing to do.
+
+        After that only heartbeats: which job comes, and how it ends, is for the test to say."""
+        if self.stopped or self.manner is Manner.SILENT:
+            return ""
+        try:
+            return await self._step()
+        except Refused as refused:
+            if refused.status not in (401, 403, 410):
+                raise
+            self.stopped = True
+            return ""
+
+    async def _step(self) -> str:
+        if "join" not in self.done:
+            await self.join()
+            if self.manner is Manner.TWICE:
+                await self.stranger_joins()
+            return "join"
+        if "facts" not in self.done:
+            await self.report()
+            return "facts"
+        if "credential" not in self.done:
+            await self.heartbeat("waiting")
+            return "" if self.stopped or await self.fetch() is None else "credential"
+        if self.manner is Manner.MUTE_LATER:
+            return ""
+        if "online" not in self.done:
+            await self.online()
+            return "online"
+        await self.heartbeat()
+        return "heartbeat"
