@@ -216,11 +216,12 @@ def _bind(conn: sa.Connection, jobs: Iterable[Job], now: datetime) -> dict[str, 
         row = rows.get((one.forge, one.runner_name))
         if row is None or taken.setdefault(row.id, row.job_id or one.id) != one.id:
             continue
-        # The forge's clock is not ours: nothing happened before the lease was there, or is yet to come.
-        started = row.job_started_at or _between(row.created_at, one.started_at, now)
+        # The forge's clock is not ours: nothing happened before the lease was there, or is yet to come. Where the forge
+        # says no time, now stands in; the earliest that is ever told stays, so that the order of deliveries does not matter.
+        started = _earliest(row.job_started_at, _between(row.created_at, one.started_at, now)) or now
         done, conclusion = row.job_done_at, row.job_conclusion
         if one.state is JobState.COMPLETED:
-            done = done or _between(started, one.completed_at, now)
+            done = max(_earliest(done, _between(row.created_at, one.completed_at, now)) or now, started)
             conclusion = conclusion or one.conclusion
         facts = {"job_id": one.id, "job_started_at": started, "job_done_at": done, "job_conclusion": conclusion}
         news = any(getattr(row, name) != value for name, value in facts.items())
