@@ -62,9 +62,10 @@ def test_many_threads_share_one_forge(github: GitHubSide) -> None:
     """PyGithub's clients are not for sharing: each thread has its own, and all have the same tokens."""
     forge = github.forge()
     forge.mint_runner(order(REPOSITORY, "first"))
+    orders = [order(REPOSITORY, f"sublet-{number}") for number in range(12)]
     with ThreadPoolExecutor(4) as pool:
-        minted = list(pool.map(lambda number: forge.mint_runner(order(REPOSITORY, f"sublet-{number}")).runner_id, range(12)))
-    assert len(set(minted)) == 12
+        minted = list(pool.map(forge.mint_runner, orders))
+    assert len({one.runner_id for one in minted}) == 12
     assert len(trades(github)) == 1
 
 
