@@ -1,7 +1,7 @@
 """Makes `.venv` with hash-pinned requirements, or leaves it alone if it is up to date. Standard library only.
 
-    python3 requirements/install.py runtime    what the service needs
-    python3 requirements/install.py dev        the same, and what tests and checks need
+python3 requirements/install.py runtime    what the service needs
+python3 requirements/install.py dev        the same, and what tests and checks need
 """
 
 import hashlib
@@ -22,7 +22,9 @@ def main(arguments: "list[str]") -> int:
     """Exit code: 0 if `.venv` is ready, 1 with a sentence if it cannot be made."""
     if sys.version_info < LEAST:
         found = ".".join(str(part) for part in sys.version_info[:3])
-        return say(f"Sublet needs Python {LEAST[0]}.{LEAST[1]} or newer, and `{sys.executable}` is {found}. Try: make PYTHON=python3.11")
+        return say(
+            f"Sublet needs Python {LEAST[0]}.{LEAST[1]} or newer; `{sys.executable}` is {found}. Try: make PYTHON=python3.11"
+        )
     kind = arguments[0] if arguments else "runtime"
     wanted = TREE / "requirements" / f"{kind}.txt"
     if not wanted.is_file():
@@ -58,10 +60,10 @@ def fingerprint(kind: str) -> str:
 def installed() -> "dict[str, str]":
     """What `.venv` was last filled with; nothing if it is not whole."""
     try:
-        stamp = json.loads(STAMP.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        stamp: dict[str, str] = dict(json.loads(STAMP.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         return {}
-    return stamp if isinstance(stamp, dict) and PYTHON.exists() and (VENV / "bin" / "sublet").exists() else {}
+    return stamp if PYTHON.exists() and (VENV / "bin" / "sublet").exists() else {}
 
 
 def usable() -> bool:

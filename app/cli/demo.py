@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from app.cli.client import Json
-from app.cli.demo_run import Demo, living
+from app.cli.demo_run import Demo, living, working_in
 from app.cli.exits import Exit, Failure
 from app.cli.lease_text import job_title
 from app.cli.options import DATA, Call, printing
@@ -17,8 +17,10 @@ from app.cli.up import become
 from app.cli.words import between, clean, clock, duration, money
 from app.kit.clock import SystemClock
 
-MARK = "demo"
-"""The entry in a data folder that says: this is demo data, and may be deleted."""
+FORGE = "demo"
+"""The built-in forge's folder inside a data folder: it says that a demo was played there."""
+REAL = "sublet.db"
+"""The database of a service that is no demo; next to it only the demo's own files are deleted."""
 
 
 @click.group(invoke_without_command=True)
@@ -45,7 +47,7 @@ def demo(output: Output, once: bool, provider: str, keep: bool, timeout: float, 
         return None
     output.only_objects("demo")
     if not once:
-        become(["--demo", "--demo-provider", provider, "--data", str(data)])
+        become(["--demo", "--demo-provider", provider, "--data", str(data.absolute())])
     with Demo(provider, timeout, keep) as play:
         lease = play.through(_progress if output.is_text else lambda line: None)
     result = _result(lease, play.seconds)
@@ -103,12 +105,19 @@ def reset(output: Output, data: Path, yes: bool) -> None:
     if not data.exists():
         _said(output, data, False)
         return
-    if not (data / MARK).exists():
+    if not (data / FORGE).is_dir():
         raise Failure(Exit.CONFLICT, f"{data} does not hold demo data, so it stays.")
     if living(data):
         raise Failure(Exit.CONFLICT, f"The service of {data} is running.", "Stop it first, with Ctrl-C.")
+    if working_in(data.absolute()):
+        raise Failure(Exit.CONFLICT, f"Processes still work in {data}.", "Start the demo once more and end it with Ctrl-C.")
     Call(output, data).confirm(f"Deletes {data} and all in it.", yes)
-    shutil.rmtree(data)
+    if (data / REAL).exists():
+        shutil.rmtree(data / FORGE)
+        for file in data.glob("demo.db*"):
+            file.unlink()
+    else:
+        shutil.rmtree(data)
     _said(output, data, True)
 
 

@@ -39,6 +39,19 @@ def living(data: Path) -> bool:
     return psutil.pid_exists(pid)
 
 
+def working_in(folder: Path) -> list[psutil.Process]:
+    """Processes that work in a folder, whoever their parent is now: instances outlive the service by design."""
+    place = str(folder)
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != os.getpid() and (
+                any(place in word for word in process.cmdline()) or process.cwd().startswith(place)
+            ):
+                found.append(process)
+    return found
+
+
 class Demo:
     """A service that plays one job. On the way out it is stopped, and what it may have left is looked for."""
 
@@ -53,7 +66,7 @@ class Demo:
     def __enter__(self) -> Self:
         self.folder = Path(tempfile.mkdtemp(prefix="sublet-demo-"))
         self._log = self.folder / "service.log"
-        words = ["--demo", "--demo-provider", self._provider, "--data", str(self.folder), "--port", "0", "--demo-once"]
+        words = ["--demo", "--demo-provider", self._provider, "--data", str(self.folder), "--port", "0", "--quiet"]
         self._before = signal.signal(signal.SIGTERM, _as_interrupt)
         with self._log.open("wb") as log:
             self._service = subprocess.Popen(  # noqa: S603  our own program, no shell
@@ -123,7 +136,7 @@ class Demo:
             except (subprocess.TimeoutExpired, KeyboardInterrupt):  # a second Ctrl-C: be quicker
                 self.left.append(f"the service, after signal {number}")
         _, alive = psutil.wait_procs(family, timeout=2.0)
-        for process in {*alive, *self._strays()}:
+        for process in {*alive, *working_in(self.folder)}:
             with contextlib.suppress(psutil.Error):
                 self.left.append(f"{process.pid} ({process.name()})")
                 process.kill()
@@ -133,18 +146,6 @@ class Demo:
         with contextlib.suppress(psutil.Error):
             return psutil.Process(self._service.pid).children(recursive=True)
         return []
-
-    def _strays(self) -> list[psutil.Process]:
-        """Processes that work in the demo's folder, whoever their parent is now: instances outlive the service by design."""
-        place = str(self.folder)
-        found: list[psutil.Process] = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.pid != os.getpid() and (
-                    any(place in word for word in process.cmdline()) or process.cwd().startswith(place)
-                ):
-                    found.append(process)
-        return found
 
     def _show_log(self) -> None:
         with contextlib.suppress(OSError):

@@ -60,7 +60,8 @@ def _lease(output: Output, lease: Json) -> int:
         output.value({"schema_version": 1, "lease": {"id": lease["id"], "name": lease["name"]}, "decision": decision})
         return code
     click.echo(f"{clean(lease['state']).upper()}  {clean(lease['name'])}  {clean(job_title(lease['job']))}")
-    for sentence in (lease["reason_text"], lease["note"], decision.get("summary")):
+    looked = f"Looked at {decision['seen']} offers, {decision['passed']} passed." if "seen" in decision else ""
+    for sentence in (lease["reason_text"], lease["note"], looked):
         if sentence:
             click.echo(clean(sentence))
     verdicts: list[Json] = decision.get("verdicts") or []
@@ -72,9 +73,16 @@ def _lease(output: Output, lease: Json) -> int:
                 Column("provider", lambda row: row.get("provider")),
                 Column("region", lambda row: row.get("region")),
                 Column("price/h", lambda row: row.get("price_per_hour"), right=True),
-                Column("verdict", lambda row: "passed" if row.get("passed") else f"rejected: {row.get('rule') or NONE}"),
+                Column("verdict", lambda row: _verdict(row, decision.get("chosen"))),
                 Column("because", lambda row: row.get("detail")),
             ],
             verdicts,
         )
     return code
+
+
+def _verdict(row: Mapping[str, Any], chosen: Mapping[str, Any] | None) -> str:
+    if not row.get("passed"):
+        return f"rejected: {row.get('rule') or NONE}"
+    is_chosen = chosen is not None and all(row.get(key) == chosen.get(key) for key in ("provider", "offer"))
+    return "chosen" if is_chosen else "passed"

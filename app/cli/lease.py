@@ -28,7 +28,7 @@ def _listing(call: Call, which: str, limit: int) -> None:
     empty = {"live": "Nothing is rented now.", "past": "No lease has ended yet.", "all": "There has been no lease yet."}
     now = call.clock.now()
     call.output.rows(reply, leases, columns(now), empty[which])
-    if len(leases) == limit and call.output.is_text:
+    if reply.get("more") and call.output.is_text:
         hint(f"Shown {limit}; for more: sublet lease list --which {which} --limit {min(limit * 4, 500)}")
 
 
@@ -89,7 +89,7 @@ def logs(call: Call, reference: str, follow: bool) -> None:
 
 def _lines(api: Client, target: str, follow: bool) -> Iterator[Json]:
     """Every line once; with `follow`, also those to come until the lease is gone."""
-    after = 0
+    after = -1
     while True:
         over = not follow or api.get(f"leases/{target}")["state"] == "released"  # asked first, so that no last line is missed
         while lines := api.get(f"leases/{target}/logs", after=after)["lines"]:

@@ -11,7 +11,7 @@ from app.cli.output import hint
 @click.command()
 @asking
 def login(call: Call) -> None:
-    """Print a new one-time login link; an admin's token is needed."""
+    """Print a new one-time login link, for the person whom the token speaks for."""
     call.output.only_objects("login")
     with call.client() as api:
         reply = api.post("login-links", {})

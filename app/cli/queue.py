@@ -37,7 +37,7 @@ def queue(call: Call, tab: str, limit: int) -> None:
     ]
     empty = {"waiting": "No job waits.", "started": "No job has started yet.", "not_ours": "Every job that came was ours."}
     call.output.rows(reply, jobs, columns, empty[tab])
-    if len(jobs) == limit and call.output.is_text:
+    if reply.get("more") and call.output.is_text:
         hint(f"Shown {limit}; for more: sublet queue --tab {tab} --limit {min(limit * 4, 500)}")
 
 

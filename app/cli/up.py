@@ -65,7 +65,7 @@ def up(config: Path | None, data: Path, host: str | None, port: int | None, role
     elif loaded.settings.github is None and loaded.settings.gitlab is None:
         words += ["--demo"]
     if click.get_current_context().get_parameter_source("data") is click.core.ParameterSource.COMMANDLINE:
-        words += ["--data", str(data)]
+        words += ["--data", str(data.absolute())]
     words += [] if host is None else ["--host", host]
     words += [] if port is None else ["--port", str(port)]
     become(words)

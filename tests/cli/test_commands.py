@@ -56,7 +56,7 @@ def test_an_empty_list_is_said_to_people_and_is_nothing_to_programs(sublet: Run,
 
 
 def test_a_full_list_says_how_to_see_more(sublet: Run, service: Service) -> None:
-    service.says("GET leases", {"schema_version": 1, "leases": [samples.lease()]})
+    service.says("GET leases", {"schema_version": 1, "leases": [samples.lease()], "more": True})
     assert "sublet lease list --which past --limit 4" in sublet("lease", "list", "--which", "past", "--limit", "1").err
 
 
@@ -127,8 +127,10 @@ def test_explain_tells_why_a_job_waits(sublet: Run, service: Service) -> None:
 def test_explain_shows_every_offer_that_was_looked_at(sublet: Run, otter: Service) -> None:
     verdict = {"provider": "mine", "offer": "o-1", "title": "1×H100", "region": "here", "price_per_hour": "2.19"}
     verdicts = [verdict | {"passed": True}, verdict | {"passed": False, "rule": "price", "detail": "over the cap of 1.00"}]
-    otter.says(f"GET {ONE}", samples.lease() | {"decision": {"verdicts": verdicts}})
+    decision = {"seen": 2, "passed": 1, "chosen": {"provider": "mine", "offer": "o-1"}, "verdicts": verdicts}
+    otter.says(f"GET {ONE}", samples.lease() | {"decision": decision})
     told = sublet("explain", "brave-otter-41")
+    assert "Looked at 2 offers, 1 passed." in told.out and "chosen" in told.out
     assert "rejected: price" in told.out and "over the cap of 1.00" in told.out
 
 

@@ -77,7 +77,7 @@ def test_a_process_that_is_left_is_ended_and_told(sublet: Run, monkeypatch: pyte
 def test_reset_deletes_demo_data_and_nothing_else(sublet: Run, tmp_path: Path) -> None:
     data = tmp_path / "sublet-data"
     data.mkdir()
-    (data / "sublet.db").write_text("", encoding="utf-8")
+    (data / "demo.db").write_text("", encoding="utf-8")
     assert sublet("demo", "reset", "--yes").code == 5
     (data / "demo").mkdir()
     (data / "service.json").write_text(json.dumps({"url": "http://127.0.0.1:1", "pid": os.getpid()}), encoding="utf-8")
@@ -86,6 +86,15 @@ def test_reset_deletes_demo_data_and_nothing_else(sublet: Run, tmp_path: Path) -
     assert sublet("demo", "reset").code == 2
     assert sublet("demo", "reset", "--yes").out == "Deleted sublet-data.\n"
     assert not data.exists()
+
+
+def test_reset_spares_the_data_of_a_real_service(sublet: Run, tmp_path: Path) -> None:
+    data = tmp_path / "sublet-data"
+    (data / "demo").mkdir(parents=True)
+    for name in ("sublet.db", "demo.db", "demo.db-wal", "vault.keys"):
+        (data / name).write_text("", encoding="utf-8")
+    assert sublet("demo", "reset", "--yes").code == 0
+    assert sorted(file.name for file in data.iterdir()) == ["sublet.db", "vault.keys"]
 
 
 @pytest.fixture
@@ -108,7 +117,9 @@ def test_up_without_any_settings_is_the_demo(sublet: Run, became: list[list[str]
 def test_up_with_a_file_is_the_service(sublet: Run, became: list[list[str]], tmp_path: Path) -> None:
     (tmp_path / "sublet.toml").write_text("", encoding="utf-8")
     sublet("up", "--host", "127.0.0.1", "--data", "elsewhere", "--role", "engine")
-    assert became == [["--role", "engine", "--config", "sublet.toml", "--data", "elsewhere", "--host", "127.0.0.1"]]
+    assert became == [
+        ["--role", "engine", "--config", "sublet.toml", "--data", str(tmp_path / "elsewhere"), "--host", "127.0.0.1"]
+    ]
 
 
 def test_up_says_what_is_wrong_before_it_starts(sublet: Run, became: list[list[str]], tmp_path: Path) -> None:
@@ -118,6 +129,6 @@ def test_up_says_what_is_wrong_before_it_starts(sublet: Run, became: list[list[s
     assert became == []
 
 
-def test_demo_in_the_foreground(sublet: Run, became: list[list[str]]) -> None:
+def test_demo_in_the_foreground(sublet: Run, became: list[list[str]], tmp_path: Path) -> None:
     sublet("demo", "--provider", "docker")
-    assert became == [["--demo", "--demo-provider", "docker", "--data", "sublet-data"]]
+    assert became == [["--demo", "--demo-provider", "docker", "--data", str(tmp_path / "sublet-data")]]
