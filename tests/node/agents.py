@@ -50,14 +50,20 @@ def pack(folder: Path) -> Path:
 
 @contextmanager
 def running(
-    url: str, folder: Path, *, python: str = sys.executable, path: str | None = None, user: int | None = None
+    url: str,
+    folder: Path,
+    *,
+    python: str = sys.executable,
+    path: str | None = None,
+    user: int | None = None,
+    lease: str = "0123456789abcdef",
 ) -> Generator[Agent]:
     """The agent as the start-up script starts it; killed at the end if the test failed before its own end."""
     packed = pack(folder)
     given = {
         "PATH": os.environ["PATH"] if path is None else path,
         "SUBLET_URL": url,
-        "SUBLET_LEASE": "0123456789abcdef",
+        "SUBLET_LEASE": lease,
         "SUBLET_TOKEN": TOKEN,
         "SUBLET_FOLDER": str(folder),
         "SUBLET_POWER_OFF": "process",

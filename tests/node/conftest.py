@@ -1,12 +1,14 @@
-"""A machine (a folder that every user can reach) and a service on loopback."""
+"""A machine (a folder that every user can reach), a service on loopback, and the real routes on a fresh database."""
 
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
 import pytest
 
+from app.store.db import Database
 from tests.node.agents import open_folder
 from tests.node.service import Service, serving
+from tests.node.site import Site
 
 
 @pytest.fixture
@@ -19,3 +21,17 @@ def machine() -> Generator[Path]:
 def service() -> Generator[Service]:
     with serving() as service:
         yield service
+
+
+@pytest.fixture
+def db(sqlite_url: str) -> Generator[Database]:
+    opened = Database(sqlite_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+async def site(db: Database, tmp_path: Path) -> AsyncGenerator[Site]:
+    made = Site(db, tmp_path)
+    async with made.client:
+        yield made

@@ -1,0 +1,53 @@
+"""The real agent meets the real routes: uvicorn, store, vault, and a process on the other side."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from app.core.model import Lease
+from app.core.states import State
+from app.kit.clock import SystemClock
+from app.kit.threads import ThreadLane
+from app.store import nodes
+from app.store.db import Database
+from tests.node.agents import running
+from tests.node.site import SECRET, Site, served
+from tests.store.nouns import again
+
+
+def test_the_real_agent_lives_its_life_on_the_real_routes(db: Database, tmp_path: Path, machine: Path) -> None:
+    """Uvicorn, store, vault and the agent's own process; the test is the engine. The hook is asked by a real runner."""
+    lane = ThreadLane("store", 4)
+    site = Site(db, tmp_path, lane, SystemClock())
+    lease = site.lease()
+    waiting = threading.Event()
+
+    def until(what: str, found: Callable[[Lease], object]) -> Lease:
+        for _ in range(1000):
+            now = again(db, lease)
+            if found(now):
+                return now
+            waiting.wait(0.02)
+        raise AssertionError(f"never {what}: {again(db, lease)}")
+
+    script = """
+export GITHUB_REPOSITORY=acme/train GITHUB_RUN_ID=30021 GITHUB_EVENT_NAME=push
+echo Listening; "$ACTIONS_RUNNER_HOOK_JOB_STARTED" && exit 3
+"""
+    with served(site.app) as url, running(url, machine, lease=lease.id) as started:
+        until("joined", lambda now: now.joined_at)
+        told = until("measured", lambda now: now.facts).facts
+        assert told is not None and told.cpus > 0
+        site.move(lease, State.PROVING, State.REGISTERING)
+        site.mint(lease, ("/bin/sh", "-c", script))
+        now = until("exited", lambda now: now.runner_exited_at)
+        assert (now.runner_exit, now.job_started_at is not None, now.runner_started_at is not None) == (3, True, True)
+        site.move(lease, State.IDLE, State.BUSY, State.DRAINING)
+        assert started.end() == 0
+    lines = [line.line for line in nodes.log(db, lease.id)]
+    assert "Listening" in lines and "Page: https://ci.acme.example/leases/" + lease.name in lines
+    assert [line for line in lines if line.startswith("ending:")] == ["ending: the service asks this node to stop"]
+    assert SECRET not in " ".join(lines) + started.console
+    lane.close()
