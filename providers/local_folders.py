@@ -168,11 +168,11 @@ class Folders:
         self._sweep_gone()
 
     @contextlib.contextmanager
-    def locked(self, patience: float = PATIENCE) -> Generator[None, None, None]:
-        """One at a time in this root, across services; the system lets go of it when its holder dies."""
+    def locked(self, patience: float | None = None) -> Generator[None, None, None]:
+        """One at a time in this root, across services; the system lets go of it when its holder dies. `patience` in seconds."""
         self.root.mkdir(mode=0o711, parents=True, exist_ok=True)
         descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        end = time.monotonic() + patience
+        end = time.monotonic() + (PATIENCE if patience is None else patience)
         try:
             while not _grabbed(descriptor):
                 if time.monotonic() >= end:

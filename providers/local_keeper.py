@@ -10,6 +10,7 @@ instance's "machine": the service may die and come back without the keeper notic
 - Dead-man switch: at the hard end, SECONDS from now, it powers off whether or not a service is alive.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -111,7 +112,8 @@ def main() -> None:
     script = os.posix_spawn(
         "/bin/sh", ["sh", "start.sh"], os.environ, setpgroup=0, setsigdef=usual, setsigmask=[], resetids=True
     )
-    os.write(status, b"on")
+    with contextlib.suppress(OSError):  # nobody listens if the service was killed meanwhile
+        os.write(status, b"on")
     os.close(status)
     code = watch(script, seconds)
     write("ended.json", {"code": code})
