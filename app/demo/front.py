@@ -70,7 +70,8 @@ class Front:
 
     async def _spoil(self, send: Send, fault: ApiFault) -> None:
         headers = [(b"retry-after", str(fault.retry_after).encode())] if fault.retry_after is not None else []
-        await _plain(send, fault.status, {"message": "A fault, as asked for"}, headers)
+        content = {"message": "A fault, as asked for", "documentation_url": "", "status": str(fault.status)}
+        await _plain(send, fault.status, content, headers)
 
 
 def _rate_headers(scope: Scope) -> list[tuple[bytes, bytes]]:

@@ -120,7 +120,7 @@ def run(book: Book, found: Run) -> Json:
         "head_commit": commit(found),
         "repository": minimal_repository(book, found.repository),
         "head_repository": minimal_repository(book, head) if head else None,
-        "head_repository_id": book.repositories[head].id if head else None,
+        **({"head_repository_id": book.repositories[head].id} if head else {}),
     }
 
 
