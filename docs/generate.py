@@ -82,7 +82,8 @@ def cli() -> str:
         "service can read.",
     ]
     for path, command in _commands(sublet, ("sublet",)):
-        with click.Context(command, info_name=" ".join(path), terminal_width=WIDTH, max_content_width=WIDTH) as context:
+        words: dict[str, Any] = {"terminal_width": WIDTH, "max_content_width": WIDTH, **sublet.context_settings}
+        with click.Context(command, info_name=" ".join(path), **words) as context:
             text = command.get_help(context)
         lines += ["", f"## `{' '.join(path)}`", "", "```text", *(line.rstrip() for line in text.splitlines()), "```"]
     return "\n".join(lines) + "\n"

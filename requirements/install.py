@@ -6,6 +6,7 @@ python3 requirements/install.py dev        the same, and what tests and checks n
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import venv
@@ -43,7 +44,8 @@ def main(arguments: "list[str]") -> int:
     STAMP.unlink(missing_ok=True)  # half-done work must not look done
     pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
     for words in (["--require-hashes", "-r", str(wanted)], ["--no-deps", "--no-build-isolation", "--editable", str(TREE)]):
-        if subprocess.run([*pip, *words], check=False).returncode != 0:  # noqa: S603  our own words
+        # setuptools would warn of every editable install
+        if subprocess.run([*pip, *words], env={**os.environ, "PYTHONWARNINGS": "ignore"}, check=False).returncode != 0:  # noqa: S603
             return say("pip could not install them; what it says stands above. `make install` goes on where it stopped.")
     kinds = ("dev", "runtime") if kind == "dev" else ("runtime",)
     STAMP.write_text(json.dumps({name: fingerprint(name) for name in kinds}), encoding="utf-8")

@@ -136,10 +136,12 @@ class Demo:
             except (subprocess.TimeoutExpired, KeyboardInterrupt):  # a second Ctrl-C: be quicker
                 self.left.append(f"the service, after signal {number}")
         _, alive = psutil.wait_procs(family, timeout=2.0)
-        for process in {*alive, *working_in(self.folder)}:
+        strays = {*alive, *working_in(self.folder)}
+        for process in strays:
             with contextlib.suppress(psutil.Error):
                 self.left.append(f"{process.pid} ({process.name()})")
                 process.kill()
+        psutil.wait_procs(strays, timeout=5.0)
 
     def _family(self) -> list[psutil.Process]:
         """The service's children, and theirs."""
