@@ -1,6 +1,7 @@
 """The benches of the built-in providers: the fake cloud on a manual clock, real processes, real containers."""
 
 import asyncio
+import atexit
 import contextlib
 import itertools
 import secrets
@@ -27,6 +28,8 @@ from tests.providers.trips import TrippingTransport
 
 shared_engine: str | None = None
 """Set by the tests, so that not every check starts an engine."""
+at_exit = contextlib.ExitStack()
+atexit.register(at_exit.close)
 LIFE = "sleep 600 & wait\n"
 
 
@@ -65,7 +68,7 @@ def plain_offer(provider: str, now: datetime) -> Offer:
 
 class FakeBench:
     name = "fake"
-    faults = frozenset(Fault)
+    faults: frozenset[Fault] = frozenset(Fault)
     states: Mapping[str, Phase] = {"stopped": Phase.STOPPED, "running": Phase.RUNNING, "destroying": Phase.DESTROYING}
     secrets: Sequence[str] = ()
     crowd = 30
@@ -114,7 +117,7 @@ class LocalBench:
     """Real processes. A keeper stands before the real one, and falls over once when it is told to."""
 
     name = "local"
-    faults = frozenset({Fault.NO_CAPACITY, Fault.HALF_CREATED, Fault.PREEMPTED})
+    faults: frozenset[Fault] = frozenset({Fault.NO_CAPACITY, Fault.HALF_CREATED, Fault.PREEMPTED})
     states: Mapping[str, Phase] = {
         "running": Phase.RUNNING,
         "ended": Phase.STOPPED,
@@ -181,7 +184,7 @@ class DockerBench:
     """Real containers; the wire between provider and engine can be tripped."""
 
     name = "docker"
-    faults = frozenset(Fault) - {Fault.QUOTA}
+    faults: frozenset[Fault] = frozenset(Fault) - {Fault.QUOTA}
     states: Mapping[str, Phase] = {"running": Phase.RUNNING, "exited": Phase.STOPPED, "paused": Phase.STOPPED}
     secrets: Sequence[str] = ()
     crowd = 2
@@ -194,11 +197,18 @@ class DockerBench:
         self._providers: list[DockerProvider] = []
 
     async def provider(self) -> Provider:
+        return await self.docker()
+
+    async def docker(self) -> DockerProvider:
         wire = TrippingTransport(httpx.AsyncHTTPTransport(uds=self.host.removeprefix("unix://")))
         provider = DockerProvider(self.name, self.settings, transport=wire)
         self.wires.append(wire)
-        self._providers.append(provider)
+        self.keep(provider)
         return provider
+
+    def keep(self, provider: DockerProvider) -> None:
+        """Close it with the bench."""
+        self._providers.append(provider)
 
     async def cause(self, fault: Fault) -> None:
         def trip(path: str, status: int | None, text: str = "", *, reaches: bool = False, times: int = 1) -> None:
@@ -268,9 +278,11 @@ async def local() -> AsyncGenerator[LocalBench, None]:
 
 @contextlib.asynccontextmanager
 async def docker() -> AsyncGenerator[DockerBench, None]:
-    """On the engine of the test session if there is one (`shared_engine`), else on one of its own."""
+    """On the engine of the test session if there is one (`shared_engine`), else on one that ends with this program."""
+    global shared_engine
     async with contextlib.AsyncExitStack() as stack:
-        host = shared_engine or stack.enter_context(docker_part.engine())
+        shared_engine = shared_engine or at_exit.enter_context(docker_part.engine())
+        host = shared_engine
         image = docker_part.import_busybox(host) if host else None
         if host is None or image is None:
             raise Missing(f"{docker_part.PART}: {docker_part.REMEDY}")
