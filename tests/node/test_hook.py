@@ -211,5 +211,10 @@ def test_gitlabs_job_is_told_by_its_own_variables() -> None:
     assert (told["head_repository"], told["fork"]) == ("mallory/train", None)
 
 
+def test_words_of_strangers_give_the_runner_no_orders() -> None:
+    """A pool's note or a branch name is shown in the job's log and stays a text there."""
+    assert hook.harmless("::set-env name=A::b ##[error]x \x1b[0m") == ": :set-env name=A: :b ## [error]x "
+
+
 def test_long_values_are_cut() -> None:
     assert len(hook.claim({"GITHUB_REPOSITORY": "x" * 5000})["repository"]) == 300

@@ -124,6 +124,22 @@ def test_memory_is_bounded_while_the_service_is_away_and_a_line_says_what_was_lo
     assert log.batch()[0].text == f"line {5 + len(batch) - 1}"
 
 
+def test_a_runner_that_never_stops_writing_leaves_room_for_the_agents_last_words() -> None:
+    """The service keeps 20,000 lines of a lease."""
+    log, told = fresh(), list[str]()
+    for number in range(30_000):
+        log.add("runner", str(number))
+        if number % 500 == 0:
+            batch = log.batch()
+            told += [line.text for line in batch]
+            log.sent(batch)
+    log.add("agent", "ending")
+    while batch := log.batch():
+        told += [f"{line.seq} {line.text}" for line in batch]
+        log.sent(batch)
+    assert told[-2:] == ["19001 the runner has written too much: what follows is not kept", "19002 ending"]
+
+
 def test_long_lines_are_bounded_by_their_size() -> None:
     log = fresh()
     for _ in range(3000):

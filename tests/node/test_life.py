@@ -285,6 +285,17 @@ def test_a_runner_that_cannot_be_started_is_told(service: Service, machine: Path
     assert not (machine / "escape").exists()
 
 
+def test_a_runner_that_cannot_be_started_shows_no_secret_either(service: Service, machine: Path) -> None:
+    secret = "jit-secret-0123456789"
+    service.script.credential = {"command": [f"/none/{secret}"], "environment": {"A": secret}, "files": {}, "ready": ""}
+    with running(service.url, machine) as agent:
+        service.wait_for_event("runner_exited")
+        service.script.stop = True
+        agent.end()
+    assert "/none/*** could not be started" in agent.console
+    assert secret not in agent.console + json.dumps(service.lines())
+
+
 def test_a_machine_is_powered_off_one_way_after_the_other(tmp_path: Path) -> None:
     """And asked beforehand to do so by itself, a little after the hard end. Containers and processes just end."""
     ran: list[tuple[str, ...]] = []

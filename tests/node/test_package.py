@@ -1,6 +1,7 @@
 """The agent's one file: the same bytes everywhere, for Python 3.8 on, and nothing in it but the standard library."""
 
 import ast
+import functools
 import hashlib
 import io
 import os
@@ -25,6 +26,7 @@ TOO_NEW = re.compile(
 NEW_MODULES = {"tomllib", "zoneinfo", "graphlib"}
 
 
+@functools.cache
 def pythons() -> list[str]:
     """Every Python from 3.8 on that this machine has: on PATH, and those of pyenv."""
     found = [sys.executable]

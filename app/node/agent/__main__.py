@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ def main(argv: list[str]) -> int:
     if verb == "hook" and len(argv) == 3:
         from . import hook
 
+        _any_letter()
         return hook.main(argv[2])
     if verb == "launch" and len(argv) == 3:
         from . import launch
@@ -24,9 +26,17 @@ def main(argv: list[str]) -> int:
     return 2
 
 
+def _any_letter() -> None:
+    """A console that cannot show a letter shows a question mark instead of ending us."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def _run(program: str) -> int:
     from . import life, privileges, settings, wire
 
+    _any_letter()
     privileges.quiet()
     os.umask(0o077)
     with contextlib.suppress(OSError):  # the machine must be able to end itself when a job eats its memory

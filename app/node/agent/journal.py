@@ -12,6 +12,8 @@ LONGEST_LINE = 4096
 """Characters of one line; what is longer is cut."""
 MOST_LINES = 10_000
 MOST_CHARACTERS = 4 << 20
+RUNNER_LINES = 19_000
+"""Of the 20,000 lines that the service keeps: the rest is for the agent's own, which come last."""
 BATCH_LINES = 200
 BATCH_BYTES = 200_000
 """Of one upload; the service takes 256 KiB."""
@@ -83,6 +85,7 @@ class Journal:
         self._moment, self._echo = moment, echo
         self._lines: deque[Line] = deque()
         self._characters = self._next = 0
+        self._full = False
         self._lost = 0  # lines that fell out and that no uploaded note tells of yet
         self._last_lost: Line | None = None
         self._noted = (0, 0)  # number of the note in the last batch, and how many lines it tells of
@@ -99,6 +102,10 @@ class Journal:
         if not kept.strip():
             return
         with self._lock:
+            if source == "runner" and self._next >= RUNNER_LINES:
+                if self._full:
+                    return
+                self._full, source, kept = True, "agent", "the runner has written too much: what follows is not kept"
             self._next += 1
             self._lines.append(Line(self._next, self._moment(), source, kept))
             self._characters += len(kept)

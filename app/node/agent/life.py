@@ -7,6 +7,7 @@ that the dead-man switch works whatever the network does. Heartbeats, uploads an
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import pwd
 import secrets
@@ -27,6 +28,8 @@ GRACE = 10.0
 """Seconds between SIGTERM and SIGKILL."""
 LAST_WORDS = 5.0
 """Seconds for the last log lines to reach a service that was heard of just before."""
+MOST_SHOWN = 300
+"""Lines on the console: less than a pipe holds."""
 LONGEST_LIFE = 24 * 3600.0
 """Before the service has named a hard end."""
 
@@ -38,19 +41,27 @@ class Over(Exception):
 class Life:
     def __init__(self, settings: Settings, wire: Wire, environ: dict[str, str]) -> None:
         self.settings, self.wire, self.environ = settings, wire, environ
-        self.log = journal.Journal(clock.monotonic, lambda text: print("sublet: " + text, file=sys.stderr, flush=True))
+        self.log = journal.Journal(clock.monotonic, self._show)
         self.watch = Watch(clock.monotonic(), hard_end=clock.monotonic() + LONGEST_LIFE)
         self.courier = Courier(wire, self.log, self.finish)
         self.runner = Runner(settings.folder / "runner", settings.program, privileges.account())
         self.gate = Gate(settings.folder / "hook", settings.program, wire, self.log.say)
         self.phase = "joining"
         self._online = False
+        self._shown = 0
         self._heartbeat = 5.0
         self._armed: float | None = None
         self._facts: dict[str, Any] = {}
         self._tick = threading.Event()  # the main thread should look now
         self._beat = threading.Event()  # the next heartbeat should go now
         self._done = threading.Event()
+
+    def _show(self, text: str) -> None:
+        """On the machine's console, but not for ever: whoever stopped reading it must not stop us."""
+        self._shown += 1
+        if self._shown <= MOST_SHOWN:
+            with contextlib.suppress(OSError, ValueError):
+                print("sublet: " + text, file=sys.stderr, flush=True)
 
     def finish(self, why: str) -> None:
         """The first reason stays."""
@@ -122,7 +133,6 @@ class Life:
         except Over:
             return
         except Unstartable as error:
-            self.log.mask.learn([])
             self._exited(f"the runner could not be started: {error}", 126)
         except Exception as error:
             self.finish(f"the agent failed: {type(error).__name__}: {error}"[:500])
