@@ -57,6 +57,7 @@ def running(
     path: str | None = None,
     user: int | None = None,
     lease: str = "0123456789abcdef",
+    program: Path | None = None,
 ) -> Generator[Agent]:
     """The agent as the start-up script starts it; killed at the end if the test failed before its own end."""
     packed = pack(folder)
@@ -69,7 +70,7 @@ def running(
         "SUBLET_POWER_OFF": "process",
     }
     process = subprocess.Popen(
-        [python, "-I", str(packed), "run"],
+        [python, "-I", str(program or packed), "run"],
         env=given,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

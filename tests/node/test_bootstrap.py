@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import yaml
 from app.node.bootstrap import Boot, Form, render
 from app.node.package import agent
 from providers.contract import BootsFrom, Secret
+from providers.docker import ENTRY
 from tests.fake_node import read_user_data
 from tests.node.agents import TOKEN, need_root, shell
 from tests.node.certificates import authority, pem, server_side
@@ -233,15 +235,17 @@ def test_a_machine_makes_its_runner_user_closes_the_metadata_address_and_goes_of
 
 
 def test_a_container_that_may_not_write_to_the_usual_place_takes_another(service: Service, machine: Path) -> None:
-    """An image may run as any user."""
+    """An image may run as any user; the script comes by the environment, as the docker provider brings it."""
     need_root()
     service.script.agent = agent()[0]
     script = render(boot(service.url, machine=BootsFrom.CONTAINER_IMAGE), "shell")
     path = machine / "tmp"
     path.mkdir()
     path.chmod(0o777)
-    environ = {"PATH": "/usr/bin:/bin", "TMPDIR": str(path)}
-    with started(script, machine, user=65534, group=65534, extra_groups=[], env=environ) as process:
+    environ = {"PATH": "/usr/bin:/bin", "TMPDIR": str(path), "SUBLET_START": script}
+    with started(
+        " ".join(shlex.quote(word) for word in ("exec", *ENTRY)), machine, user=65534, group=65534, extra_groups=[], env=environ
+    ) as process:
         service.wait_for("/node/facts")
         service.script.stop = True
         console, _ = process.communicate(timeout=20)

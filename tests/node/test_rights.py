@@ -127,6 +127,25 @@ def test_an_agent_that_is_not_root_hides_from_its_own_user(service: Service, mac
     assert service.wait_for_line("the runner runs as the same user")
 
 
+def test_a_container_that_leaves_root_without_rights_still_runs(service: Service, machine: Path) -> None:
+    """`CapDrop: ALL`: root may not even hand a folder over. Then there is nothing to give away, and the runner starts."""
+    python, packed = need_root(), machine / "agent.pyz"
+    program = machine / "bare.py"
+    program.write_text(
+        f"import sys; sys.path.insert(0, {str(packed)!r})\n"
+        "from sublet_agent import __main__, privileges\n"
+        f"privileges.strip(); sys.exit(__main__.main([{str(packed)!r}, 'run']))\n"
+    )
+    service.script.credential = shell(LOOK, files={"config.toml": "a = 1\n"})
+    with running(service.url, machine, python=python, program=program) as agent:
+        service.wait_for_event("runner_exited")
+        service.script.stop = True
+        agent.end()
+    lines = service.lines("runner")
+    assert (lines[0], lines[2].strip()) == ("root", NOTHING.strip())
+    assert "the folder cannot be handed over" in service.wait_for_line("cannot run the runner")
+
+
 def test_groups_that_are_as_good_as_root_are_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """The start-up script's user may be in `video`; never in `docker`."""
     need_root()
@@ -150,7 +169,7 @@ def test_the_environment_is_made_and_not_inherited(tmp_path: Path) -> None:
         "https_proxy": "http://proxy",
         "SUBLET_TOKEN": "t",
         "AWS_SECRET_ACCESS_KEY": "s",
-        "HOME": "/root",
+        "HOME": "/home/ada",
         "PYTHONPATH": "/x",
     }
     seen = runner.environment(work, tmp_path, "nobody", tmp_path / "hook.sh", own)

@@ -94,19 +94,25 @@ class Runner:
         if self.user is None:
             self.strip = os.geteuid() == 0
             return "the runner runs as the same user" + (", without any capability" if self.strip else "")
-        shutil.chown(str(self.folder), self.user.uid, self.user.gid)
-        library = os.__file__
-        named = [word for word in (*self._program, *work.command[1:]) if word.startswith("/") and os.path.exists(word)]  # noqa: PTH110
-        order = Order(work.command, dict(environ), str(self.folder), self.user, False, [library, *named])
-        found = self._launch(order)[1]
+        found = self._try(self.user, work, environ)
         if not found:
             return f"the runner runs as the unprivileged user {self.user.name}"
-        shutil.chown(str(self.folder), os.geteuid(), os.getegid())
+        with contextlib.suppress(OSError):
+            shutil.chown(str(self.folder), os.geteuid(), os.getegid())
         name, self.user, self.strip = self.user.name, None, True
         return (
             f"{name} cannot run the runner ({found}): it keeps the user root, "
             "but without any capability and without a way to gain one"
         )
+
+    def _try(self, user: privileges.Account, work: Work, environ: Mapping[str, str]) -> str:
+        """Hands the folder over and looks, as that user, whether all would work; what would not."""
+        try:
+            shutil.chown(str(self.folder), user.uid, user.gid)
+        except OSError as error:  # a container may leave root without even that
+            return f"the folder cannot be handed over: {error.strerror}"
+        named = [word for word in (*self._program, *work.command[1:]) if word.startswith("/") and os.path.exists(word)]  # noqa: PTH110
+        return self._launch(Order(work.command, dict(environ), str(self.folder), user, False, [os.__file__, *named]))[1]
 
     def start(self, work: Work, environ: Mapping[str, str], line: Callable[[bytes], None]) -> None:
         """Writes the files and starts the command in a process group of its own. Raises `Unstartable`."""
