@@ -45,12 +45,12 @@ def _see(pid: int) -> _Seen | None:
     try:
         process = psutil.Process(pid)
         with process.oneshot():
-            if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
-                return None
+            if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD) and process.num_threads() < 2:
+                return None  # with more threads only its first one has ended, and the others work on
             parent, created = process.ppid(), process.create_time()
         try:
             mark = process.environ().get(MARK, "")
-        except (psutil.AccessDenied, OSError):
+        except (psutil.AccessDenied, psutil.ZombieProcess, OSError):
             mark = ""
         return _Seen(process, parent, os.getsid(pid), os.getpgid(pid), created, mark)
     except (psutil.Error, OSError):

@@ -171,6 +171,21 @@ async def test_whoever_escapes_is_found_and_ended(yard: Yard, escape: str, monke
     assert bearing(seconds) == []
 
 
+async def test_a_process_whose_first_thread_has_ended_is_no_zombie(yard: Yard) -> None:
+    hide = (
+        "import ctypes, os, threading, time\n"
+        "threading.Thread(target=time.sleep, args=(600,)).start()\n"
+        "open('out', 'w').write(f'{os.getpid()}\\ndone\\n')\n"
+        "ctypes.CDLL(None).pthread_exit(None)\n"
+    )
+    instance = await yard.runs(f"cat >hide.py <<'PY'\n{hide}PY\n{sys.executable} -I hide.py & sleep 600\n")
+    hidden = psutil.Process(int((await yard.written(instance, "out")).split()[0]))
+    await eventually(lambda: hidden.status() == psutil.STATUS_ZOMBIE, "its first thread ended")
+    assert hidden.pid in {process.pid for process in yard.folders.processes(instance.tag)}
+    await yard.destroyed(instance)
+    await eventually(lambda: not hidden.is_running() or hidden.num_threads() < 2, "all its threads ended")
+
+
 async def test_a_gentle_script_may_end_by_itself(yard: Yard, tmp_path: Path) -> None:
     bye = tmp_path / "bye"
     instance = await yard.runs(f"trap 'echo bye >{bye}; exit 0' TERM\necho done >out\nsleep 600 & wait\n")
