@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Generator
@@ -158,8 +159,11 @@ def test_the_hook_script_is_the_agents_own_and_fits_where_paths_are_long(service
     try:
         assert (gate.script.stat().st_mode & 0o777, gate.script.stat().st_uid) == (0o755, os.geteuid())
         assert call(gate).returncode == 0
+        place = Path(shlex.split(gate.script.read_text().splitlines()[-1])[-1])
+        assert place.is_socket()
     finally:
         gate.close()
+    assert not place.parent.exists()
 
 
 def event(folder: Path, content: Any) -> dict[str, str]:

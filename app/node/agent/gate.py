@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import socket
 import struct
 import tempfile
@@ -35,6 +36,7 @@ class Gate:
         self._program = [*program]
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._folder = folder
+        self._short: Path | None = None  # the socket's other place, where the folder's path is too long for one
         self._uids: frozenset[int] = frozenset()
         self._first: tuple[Any, ...] | None = None
         self._answer: dict[str, Any] = {}
@@ -54,7 +56,7 @@ class Gate:
         if len(os.fsencode(place)) > LONGEST_PATH:
             short = Path(tempfile.mkdtemp(prefix="sublet-"))
             short.chmod(0o755)
-            place = short / "gate"
+            place = self._short = short / "gate"
         words = " ".join(shlex.quote(word) for word in (*self._program, "hook", str(place)))
         self.script.write_text("#!/bin/sh\n# Asks Sublet whether this job may run on this machine.\nexec " + words + "\n")
         self.script.chmod(0o755)
@@ -69,6 +71,8 @@ class Gate:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+        if self._short is not None:
+            shutil.rmtree(str(self._short.parent), ignore_errors=True)
 
     def _serve(self) -> None:
         while True:
