@@ -13,7 +13,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Generator, Sequence
+import traceback
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import uvicorn
@@ -35,6 +36,7 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="the folder; the forge keeps to its subfolder `demo`")
     parser.add_argument("--port", type=int, default=0, help="0: the last one if free, else any")
     parser.add_argument("--idle-minutes", type=float, default=15.0, help="ends itself after so long without a call; 0: never")
+    parser.add_argument("--detach", action="store_true", help="live on in the background; return once it can be called")
     parser.add_argument("--jit-idle-seconds", type=float, help="removes connected runners that find no job for so long")
     faults = parser.add_argument_group("faults", "shares from 0 to 1 of all events")
     faults.add_argument("--lose", type=float, help="never delivered")
@@ -75,7 +77,7 @@ class Server(uvicorn.Server):
         yield
 
 
-async def serve(options: argparse.Namespace, folder: Path) -> None:
+async def serve(options: argparse.Namespace, folder: Path, ready: Callable[[], None]) -> None:
     shelf, clock = Shelf(folder / "book.json"), SystemClock()
     book = shelf.load() or Book(origin="")
     listener = bound(options.port or int(book.origin.rpartition(":")[2] or 0))
@@ -105,6 +107,7 @@ async def serve(options: argparse.Namespace, folder: Path) -> None:
     serving = asyncio.create_task(server.serve([listener]))
     address = {"url": book.origin, "pid": os.getpid(), "app_id": book.app_id}
     keys.private_file(folder / ADDRESS, json.dumps(address))
+    ready()
     watching = asyncio.create_task(until_over(office, options.idle_minutes * 60))
     await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)
     watching.cancel()
@@ -127,18 +130,38 @@ async def until_over(office: Office, seconds: float) -> None:
                 await office.stopping.wait()
 
 
-def main(given: Sequence[str]) -> int:
-    options = arguments(given)
-    folder: Path = (options.data / FOLDER).resolve()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+def live(options: argparse.Namespace, folder: Path, ready: Callable[[], None] = lambda: None) -> int:
+    """The forge's whole life, unless another one lives in this folder."""
     with (folder / LOCK).open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             sys.stderr.write(f"a demo forge already lives in {folder}\n")
             return 0
-        asyncio.run(serve(options, folder))
+        asyncio.run(serve(options, folder, ready))
     return 0
+
+
+def detached(options: argparse.Namespace, folder: Path) -> int:
+    """A forge that is nobody's child and in nobody's session. Returns once it can be called (0), or failed (1)."""
+    told, tell = os.pipe()
+    if os.fork():
+        os.close(tell)
+        return 0 if os.read(told, 1) == b"." else 1
+    os.close(told)
+    os.setsid()
+    try:
+        os._exit(live(options, folder, lambda: (os.write(tell, b"."), os.close(tell))[1]))
+    except BaseException:  # noqa: BLE001  the child of a fork must not run on into its parent's code
+        traceback.print_exc()
+        os._exit(1)
+
+
+def main(given: Sequence[str]) -> int:
+    options = arguments(given)
+    folder: Path = (options.data / FOLDER).resolve()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return detached(options, folder) if options.detach else live(options, folder)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -106,20 +107,26 @@ def ensure(data: Path, *arguments: str) -> Running:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     environment["PYTHONPATH"] = str(Path(app.__file__).resolve().parents[1])
-    command = [sys.executable, "-m", "app.demo", "--data", str(data.resolve()), *arguments]
-    with (folder / "forge.log").open("ab") as log:
-        child = subprocess.Popen(  # noqa: S603  our own interpreter and module
-            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
+    command = [sys.executable, "-m", "app.demo", "--data", str(data.resolve()), "--detach", *arguments]
     ends = time.monotonic() + START_SECONDS
+    with (folder / "forge.log").open("ab") as log, contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run(  # noqa: S603  our own interpreter and module
+            command,
+            cwd=folder,
+            env=environment,
+            timeout=START_SECONDS,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
     while time.monotonic() < ends:
-        ended = child.poll() is not None  # before the look: another one may have been faster, and ours left it the folder
         found = find(data)
         if found is not None:
             return found
-        if ended:
+        if not _held(folder / LOCK):
             break
-        time.sleep(0.05)
+        time.sleep(0.05)  # another process was faster, and its forge is not up yet
     last = (folder / "forge.log").read_text("utf-8", "replace").strip().splitlines()[-1:]
     raise DemoError(f"the demo forge did not come up: {' '.join(last) or 'it says nothing'}; see {folder / 'forge.log'}")
 

@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import urlsplit
 
 VERSION = "2.336.0"
@@ -46,12 +46,6 @@ def say(line: str) -> None:
 
 def stamped(line: str) -> None:
     say(time.strftime("%Y-%m-%d %H:%M:%SZ: ", time.gmtime()) + line)
-
-
-def leave(code: int, line: str) -> NoReturn:
-    """1: not registered (any more); 5: the session is another's; as actions/runner has them."""
-    say(line)
-    sys.exit(code)
 
 
 class Forge:
@@ -93,13 +87,15 @@ class Forge:
 
 
 class Report(threading.Thread):
-    """The job's log and steps on their way to the forge, and the forge's wish to cancel on its way back."""
+    """The job's log and steps on their way to the forge, and the forge's wish to cancel on its way back.
+
+    Both lists only grow, by one thread, and are read by the other: appending is atomic."""
 
     def __init__(self, forge: Forge, job_id: int, secret: str) -> None:
         super().__init__(daemon=True)
         self._forge, self._job_id, self._secret = forge, job_id, secret
         self._lines: list[str] = []
-        self._sent, self._over, self._lock = 0, threading.Event(), threading.Lock()
+        self._sent, self._over = 0, threading.Event()
         self.steps: list[dict[str, Any]] = []
         self.cancel: Callable[[], None] = lambda: None
         self.cancelled = False
@@ -108,20 +104,17 @@ class Report(threading.Thread):
         for part in text.splitlines() or [""]:
             part = part.replace(self._secret, "***")
             say(part)
-            with self._lock:
-                self._lines.append(part)
+            self._lines.append(part)
 
     def begin(self, name: str) -> dict[str, Any]:
         name = (name.replace(self._secret, "***").strip().splitlines() or ["step"])[0]
-        since = time.time()  # noqa: TID251  this file is shipped alone, without app.kit.clock
-        step = {"name": name, "status": "in_progress", "conclusion": None, "started_at": since, "completed_at": None}
-        with self._lock:
-            self.steps.append(step)
+        step: dict[str, Any] = {"name": name, "status": "in_progress", "conclusion": None, "completed_at": None}
+        step["started_at"] = time.time()  # noqa: TID251  this file is shipped alone, without app.kit.clock
+        self.steps.append(step)
         return step
 
     def end(self, step: dict[str, Any], conclusion: str) -> None:
-        with self._lock:
-            step.update(status="completed", conclusion=conclusion, completed_at=time.time())  # noqa: TID251  as above
+        step.update(status="completed", conclusion=conclusion, completed_at=time.time())  # noqa: TID251  as above
 
     def run(self) -> None:
         last = 0.0
@@ -139,8 +132,7 @@ class Report(threading.Thread):
 
     def _flush(self) -> bool:
         """Whether all was sent."""
-        with self._lock:
-            first, lines, steps = self._sent, self._lines[self._sent : self._sent + 2000], [dict(one) for one in self.steps]
+        first, lines, steps = self._sent, self._lines[self._sent : self._sent + 2000], [dict(one) for one in self.steps]
         try:
             answer = self._forge.ask("log", seconds=15.0, job=self._job_id, first=first, lines=lines, steps=steps)
         except (OSError, Told) as error:
@@ -200,7 +192,7 @@ class Work:
         self._ending = False  # the completed hook runs whatever happens
         name = job["environment"]["GITHUB_REPOSITORY"].split("/")[1]
         self.workspace = root / name / name
-        self.inside = {one: root / one for one in ("_temp", "_tool", "_home", "_act", "_cache")}
+        self.inside = {one: root / one for one in ("_temp", "_tool", "_home", "_act", "_cache", "_shells")}
         for path in (self.workspace, *self.inside.values()):
             shutil.rmtree(str(path), ignore_errors=True)
             path.mkdir(parents=True)
@@ -261,7 +253,7 @@ class Work:
         command += [word for flag in ("--secret-file", "--var-file", "--input-file") for word in (flag, os.devnull)]
         environment = {name: value for name, value in os.environ.items() if not PRIVATE.match(name)}
         home = str(self.inside["_home"])
-        environment["PATH"] = f"{os.environ.get('PATH', os.defpath)}:{Path(sys.executable).parent}"  # `python3` is found
+        environment["PATH"] = f"{self._shells()}:{os.environ.get('PATH', os.defpath)}:{Path(sys.executable).parent}"
         environment.update(HOME=home, XDG_CONFIG_HOME=home, XDG_CACHE_HOME=str(self.inside["_cache"]), TMPDIR=str(temp))
         environment["GITHUB_TOKEN"] = job["token"]  # `-s` takes it from here: no secret stands in argv
         story = Story(self.report, self.summary)
@@ -272,6 +264,15 @@ class Work:
                 self.report.line("##[error]" + line)
             self.report.line(f"##[error]The workflow could not be run: act ended with {code}.")
         return "success" if story.result == "success" and code == 0 else "failure"
+
+    def _shells(self) -> Path:
+        """A folder of shells that end a failing step late: `act` 0.2 stops listening at once, and the last words are lost."""
+        for name in ("bash", "sh"):
+            place, real = self.inside["_shells"] / name, shutil.which(name)
+            if real:
+                write(place, f'#!/bin/sh\n{real} "$@" || {{ code=$?; sleep 0.3; exit $code; }}\n'.encode())
+                place.chmod(0o755)
+        return self.inside["_shells"]
 
     def _follow(
         self, command: list[str], environment: dict[str, str], hear: Callable[[str], None], stderr: int = subprocess.STDOUT
@@ -307,10 +308,9 @@ class Story:
     def hear(self, line: str) -> None:
         try:
             told: dict[str, Any] = json.loads(line)
-            text = str(told.get("msg", ""))
-        except (ValueError, AttributeError):
-            self._report.line(line)
-            return
+        except ValueError:
+            told = {"raw_output": True, "msg": line}
+        text = str(told.get("msg", ""))
         place = f"{told.get('stage')}:{told.get('stepID') or told.get('stepid')}"
         if "jobResult" in told:
             self.result = str(told["jobResult"])
@@ -341,7 +341,7 @@ def registration() -> tuple[str, str]:
         settings, credentials = (json.loads(base64.b64decode(files[name])) for name in (".runner", ".credentials"))
         return str(settings["serverUrl"]), str(credentials["data"]["accessToken"])
     except (ValueError, KeyError, TypeError):
-        leave(1, "Not configured: ACTIONS_RUNNER_INPUT_JITCONFIG is missing or no JIT config")
+        sys.exit("Not configured: ACTIONS_RUNNER_INPUT_JITCONFIG is missing or no JIT config")
 
 
 def listen(forge: Forge) -> dict[str, Any] | None:
@@ -355,7 +355,7 @@ def listen(forge: Forge) -> dict[str, Any] | None:
                 stamped("Runner was removed: it had no job for too long")
                 return None
             if 400 <= status < 500:
-                leave(1, f"The runner registration has been deleted from the server: {reason}")
+                sys.exit(f"The runner registration has been deleted from the server: {reason}")
             time.sleep(1.0 if status >= 500 else 0.0)
 
 
@@ -367,7 +367,7 @@ def main(given: Sequence[str]) -> int:
 
     def stop(*_: object) -> None:
         if not working:
-            leave(0, "Exiting...")
+            sys.exit(0)
         working[0].report.stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -375,16 +375,16 @@ def main(given: Sequence[str]) -> int:
     try:
         forge.ask("session", patient=True, version=VERSION)
     except Told as error:
-        leave(5 if error.status == 409 else 1, f"Failed to create a session: {error.reason}")
+        say(f"Failed to create a session: {error.reason}")
+        return 5 if error.status == 409 else 1  # as actions/runner: 5, the session is another's; 1, not registered
     say(f"\n\u221a Connected to GitHub\n\nCurrent runner version: '{VERSION}'")
     stamped("Listening for Jobs")
     job = listen(forge)
     if job is None:
         return 0
     stamped(f"Running job: {job['name']}")
-    work = Work(forge, job, act, Path.cwd() / "_work")
-    working.append(work)
-    conclusion = work.run()
+    working.append(Work(forge, job, act, Path.cwd() / "_work"))
+    work, conclusion = working[0], working[0].run()
     work.report.close()
     try:
         steps, summary = work.report.steps, "\n".join(work.summary)

@@ -71,11 +71,11 @@ async def caller(state: ForgeState, keys: Keys, clock: StillClock, tmp_path: Pat
         yield Caller(client, keys, clock, str(state.book.app_id))
 
 
-@pytest.fixture
-def process(tmp_path: Path) -> Iterator[launch.Running]:
-    """A forge as a process of its own. It is ended with the test."""
-    data = tmp_path / "data"
-    yield launch.ensure(data, "--idle-minutes", "2")
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[launch.Running]:
+    """A forge as a process of its own, for all stories of one file. It is ended with them."""
+    data = tmp_path_factory.mktemp("forge")
+    yield launch.ensure(data, "--idle-minutes", "5")
     launch.stop(data)
 
 
