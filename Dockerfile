@@ -14,7 +14,7 @@ RUN /opt/sublet/bin/pip install --quiet --no-deps --no-build-isolation /source
 
 FROM ${PYTHON}
 ENV PATH=/opt/sublet/bin:$PATH PYTHONUNBUFFERED=1 SUBLET_DATA=/var/lib/sublet
-RUN useradd --system --uid 10001 --home-dir /var/lib/sublet --create-home --shell /usr/sbin/nologin sublet
+RUN useradd --uid 10001 --home-dir /var/lib/sublet --create-home --shell /usr/sbin/nologin sublet
 COPY --from=build /opt/sublet /opt/sublet
 USER 10001:10001
 WORKDIR /var/lib/sublet
