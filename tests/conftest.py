@@ -1,10 +1,18 @@
 """What every test shares: the real parts, and the list of those that this machine lacks."""
 
-import pytest
+import logging
 
-from tests import parts
+import pytest
+import structlog
+
 
 pytest_plugins = ["tests.parts.postgres", "tests.parts.docker", "tests.parts.browser"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quiet_logs() -> None:
+    """Stories run thousands of steps; only what went wrong is worth a line."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -32,7 +32,7 @@ def accrued(lease: Lease, now: datetime) -> Decimal:
     """What the lease has cost so far; nothing before create was asked, nothing more after proven absence."""
     if lease.asked_at is None or lease.price_per_hour is None or (lease.instance_id == "" and lease.gone_at is not None):
         return Decimal(0)
-    used = (lease.gone_at or now) - lease.asked_at
+    used = (lease.gone_at or now) - (lease.billed_from or lease.asked_at)
     return price(billed(used, lease.granularity, lease.minimum), lease.price_per_hour).quantize(QUANTUM, ROUND_HALF_UP)
 
 
@@ -43,19 +43,20 @@ def close(lease: Lease, spans: Sequence[Span]) -> tuple[Charge, ...]:
     total = accrued(lease, lease.gone_at) if lease.gone_at is not None else Decimal(0)
     if lease.asked_at is None or lease.gone_at is None or lease.price_per_hour is None or not lease.instance_id:
         return ()
+    began = lease.billed_from or lease.asked_at
     busy = next((span for span in spans if span.state is State.BUSY), None)
     after = next((span for span in spans if ORDER[span.state] > ORDER[State.BUSY]), None)
     job_from = busy.entered_at if busy else (after.entered_at if after else lease.gone_at)
     job_until = after.entered_at if after else lease.gone_at
     edges = (
-        (ChargeKind.BEFORE_JOB, lease.asked_at, job_from),
+        (ChargeKind.BEFORE_JOB, began, job_from),
         (ChargeKind.JOB, job_from, job_until),
         (ChargeKind.AFTER_JOB, job_until, lease.gone_at),
     )
     charges: list[Charge] = []
     left = total
     for kind, since, until in edges:
-        since, until = (min(max(edge, lease.asked_at), lease.gone_at) for edge in (since, until))
+        since, until = (min(max(edge, began), lease.gone_at) for edge in (since, until))
         amount = min(price(until - since, lease.price_per_hour).quantize(QUANTUM, ROUND_HALF_UP), left)
         if until > since:
             charges.append(Charge(lease.id, kind, since, until, lease.price_per_hour, amount, lease.currency))

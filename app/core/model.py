@@ -266,6 +266,7 @@ class Lease:
     granularity: timedelta = timedelta(seconds=1)
     minimum: timedelta = timedelta(0)
     asked_at: datetime | None = None  # when create was first asked: money may be owed from here
+    billed_from: datetime | None = None  # when the provider says that the instance came to be
     create_key: str = ""
     instance_id: str = ""
     hard_end: datetime | None = None

@@ -49,13 +49,14 @@ def decide(snapshot: Snapshot, pools: Mapping[str, Pool], draw: Draw) -> Plan:
     alive: dict[str, int] = {}
     for lease in snapshot.live:
         alive[lease.key.pool] = alive.get(lease.key.pool, 0) + 1
+    ended = (*snapshot.recent, *(lease for lease in snapshot.live if lease.reason is not None))
     new: list[Lease] = []
     drain: list[tuple[str, Reason, str]] = []
     waits: dict[str, str] = {}
     for want in wanted:
         pool = pools[want.key.pool]
         supply = coming.pop(want.key, [])
-        failed = failures(want.key, snapshot.recent)
+        failed = failures(want.key, ended)
         pause = _pause(failed, snapshot.now)
         for place, job in enumerate(want.jobs):
             if place < len(supply):
@@ -81,14 +82,8 @@ def decide(snapshot: Snapshot, pools: Mapping[str, Pool], draw: Draw) -> Plan:
     return Plan(tuple(new), tuple(drain), waits)
 
 
-def next_look(snapshot: Snapshot, pools: Mapping[str, Pool]) -> datetime | None:
-    """When a paused demand may be tried again, if any is paused."""
-    pauses = [_pause(failures(want.key, snapshot.recent), snapshot.now) for want in demand(snapshot.queued, pools)]
-    return min((pause for pause in pauses if pause is not None), default=None)
-
-
 def failures(key: DemandKey, recent: Sequence[Lease]) -> list[Lease]:
-    """The leases of this key that failed in a row lately, oldest first; one that served ends the row."""
+    """The leases of this key that failed in a row, oldest first, down or on their way; one that served ends the row."""
     row: list[Lease] = []
     for lease in sorted((lease for lease in recent if lease.key == key), key=lambda lease: lease.gone_at or lease.entered_at):
         if lease.reason is None or lease.reason in SERVED:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -15,6 +15,7 @@ from app.core.model import Lease, Reason
 from app.core.placement import Placement, bans, rank
 from app.core.states import State
 from app.engine.step import Answer, Deps, Move, Wait, pause
+from app.engine.watch import meter
 from app.node.bootstrap import Boot, render
 from app.store import lease_views
 from providers.contract import (
@@ -117,7 +118,7 @@ async def create(lease: Lease, deps: Deps) -> Answer:
     if lease.asked_at is not None:  # asked before, and no answer was written down: look before asking again
         found = await _find(provider, deps.owner, lease.tag)
         if isinstance(found, Instance):
-            return _created(found)
+            return _created(lease, found, now)
         patient = lease.asked_at + provider.traits.unknown_window
         if found is not None or (now < patient and not (provider.traits.idempotent_create or provider.traits.unique_names)):
             wait = pause(lease.tries, first=2.0, longest=30.0)
@@ -147,7 +148,7 @@ async def create(lease: Lease, deps: Deps) -> Answer:
         text = f"The start-up script is longer than the {limit} bytes that {lease.provider} allows."
         return Move(State.DESTROYING, Reason.PROVIDER_REFUSED, text, nothing)
     try:
-        return _created(await provider.create(order))
+        return _created(replace(lease, asked_at=lease.asked_at or now), await provider.create(order), deps.clock.now())
     except NoCapacity as error:
         return Move(State.DESTROYING, Reason.NO_CAPACITY, str(error), nothing)
     except Refused as error:
@@ -161,8 +162,10 @@ async def create(lease: Lease, deps: Deps) -> Answer:
         )
 
 
-def _created(instance: Instance) -> Move:
-    return Move(State.BOOTING, text=f"Instance {instance.id}.", values={"instance_id": instance.id})
+def _created(lease: Lease, instance: Instance, now: datetime) -> Move:
+    return Move(
+        State.BOOTING, text=f"Instance {instance.id}.", values={"instance_id": instance.id, **meter(lease, instance, now)}
+    )
 
 
 async def _find(provider: Provider, owner: str, tag: str) -> Instance | str | None:

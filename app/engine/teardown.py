@@ -5,6 +5,7 @@ from __future__ import annotations
 from app.core.model import Lease, Reason
 from app.core.states import State
 from app.engine.step import Answer, Deps, Move, Wait, pause
+from app.engine.watch import meter
 from app.forges.contract import ForgeDown, ForgeRefused, RunnerBusy
 from app.store import lease_views
 from providers.contract import Provider, ProviderError, Throttled
@@ -77,7 +78,7 @@ async def _look_for_it(lease: Lease, deps: Deps, provider: Provider) -> Answer:
     """A create without a clear answer: it is gone only when the list lacks it and a late create is past its time."""
     found = next((instance for instance in await provider.owned(deps.owner) if instance.tag == lease.tag), None)
     if found is not None:
-        if not await deps.keep(lease, instance_id=found.id):
+        if not await deps.keep(lease, instance_id=found.id, **meter(lease, found, deps.clock.now())):
             return Wait(0)
         return Wait(0, f"Found {found.id} under the lease's tag.")
     patient = (lease.asked_at or deps.clock.now()) + provider.traits.unknown_window

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Any
+
 from app.core.model import Lease
 from app.engine.step import Deps
-from providers.contract import Phase, ProviderError
+from providers.contract import Instance, Phase, ProviderError
+
+
+def meter(lease: Lease, instance: Instance, now: datetime) -> dict[str, Any]:
+    """When the provider's bill began, as it says itself; a clock of its own cannot move that before we asked or after now."""
+    if instance.created_at is None or lease.asked_at is None:
+        return {}
+    return {"billed_from": min(max(instance.created_at, lease.asked_at), now)}
 
 
 async def lost(lease: Lease, deps: Deps) -> str | None:

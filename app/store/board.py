@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.core.model import Charge, Job, JobState, Lease, Span
-from app.core.states import State
+from app.core.states import ORDER, State
 from app.store.audit import Entry
 from app.store.db import Database
 from app.store.rows import (
@@ -258,9 +258,11 @@ def _joined(conn: sa.Connection, found: Sequence[Lease]) -> list[LeaseRow]:
     for row in conn.execute(sa.select(*JOB_COLUMNS).where(job.c.id.in_(wanted))):
         jobs[row.id] = job_of(row)
     spans: dict[str, list[Span]] = {}
-    stays = sa.select(span.c.lease_id, *SPAN_COLUMNS).where(span.c.lease_id.in_(ids)).order_by(span.c.entered_at)
-    for row in conn.execute(stays):
-        spans.setdefault(row.lease_id, []).append(span_of(row))
+    for row in conn.execute(sa.select(*SPAN_COLUMNS, span.c.lease_id).where(span.c.lease_id.in_(ids))):
+        *columns, lease_id = row
+        spans.setdefault(lease_id, []).append(span_of(columns))
+    for stays in spans.values():
+        stays.sort(key=lambda stay: ORDER[stay.state])  # several may have begun in the same moment
     charges: dict[str, list[Charge]] = {}
     for row in conn.execute(sa.select(*CHARGE_COLUMNS).where(charge.c.lease_id.in_(ids)).order_by(charge.c.id)):
         charges.setdefault(row.lease_id, []).append(charge_of(row))

@@ -38,6 +38,7 @@ class Database:
         else:
             self._engine = _postgresql(parsed)
             self._writer = nullcontext()
+        self._thread = threading.local()
         self._writing = self._engine.execution_options(sublet_write=True)
 
     def __repr__(self) -> str:
@@ -55,9 +56,17 @@ class Database:
 
     @contextmanager
     def write(self) -> Generator[sa.Connection]:
-        """A transaction that is committed, durably, when the block ends, and rolled back when it raises."""
-        with self._writer, self._writing.begin() as conn:
-            yield conn
+        """A transaction that is committed, durably, when the block ends, and rolled back when it raises.
+
+        Raises RuntimeError inside another one of the same thread: it would wait for itself."""
+        if getattr(self._thread, "writes", False):
+            raise RuntimeError("a function of the store is one transaction: it cannot be called inside another")
+        self._thread.writes = True
+        try:
+            with self._writer, self._writing.begin() as conn:
+                yield conn
+        finally:
+            self._thread.writes = False
 
     def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
         """An INSERT that knows ON CONFLICT, in the words of this database."""

@@ -68,9 +68,10 @@ def released_since(conn: sa.Connection, since: datetime) -> list[Lease]:
 
 
 def recent(db: Database, now: datetime) -> list[Lease]:
-    """Leases released in the last half hour, the oldest end first."""
+    """Leases on their way down, and those released in the last half hour: what is known of offers that failed."""
+    down = sa.select(*SLIM_COLUMNS).where(lease.c.state.in_((State.DRAINING, State.DESTROYING)))
     with db.read() as conn:
-        return released_since(conn, now - RECENT)
+        return [*released_since(conn, now - RECENT), *_all(conn, down.order_by(lease.c.entered_at))]
 
 
 def spans(db: Database, lease_id: str) -> list[Span]:

@@ -24,10 +24,17 @@ class UtcTime(TypeDecorator[datetime]):
         value = value.astimezone(UTC)
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
-    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> Any:
+        """One call for each value: ten thousand leases are two hundred thousand times."""
+        return _read_text if dialect.name == "sqlite" else _read_aware
+
+
+def _read_text(value: str | None) -> datetime | None:
+    return None if value is None else datetime.fromisoformat(value + "+00:00")
+
+
+def _read_aware(value: datetime | None) -> datetime | None:
+    return None if value is None else value.astimezone(UTC)
 
 
 class Money(TypeDecorator[Decimal]):
@@ -160,6 +167,7 @@ lease = sa.Table(
     sa.Column("granularity_s", sa.Float, nullable=False, server_default="1"),
     sa.Column("minimum_s", sa.Float, nullable=False, server_default="0"),
     _time("asked_at"),
+    _time("billed_from"),
     _text("create_key"),
     _text("instance_id"),
     _time("hard_end"),

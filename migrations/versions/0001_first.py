@@ -103,6 +103,7 @@ def upgrade() -> None:
         sa.Column("granularity_s", sa.Float(), server_default="1", nullable=False),
         sa.Column("minimum_s", sa.Float(), server_default="0", nullable=False),
         sa.Column("asked_at", TIME, nullable=True),
+        sa.Column("billed_from", TIME, nullable=True),
         sa.Column("create_key", sa.Text(), server_default="", nullable=False),
         sa.Column("instance_id", sa.Text(), server_default="", nullable=False),
         sa.Column("hard_end", TIME, nullable=True),

@@ -9,10 +9,11 @@ from app.core.rules import JobClaim, allowed_repository, may_run
 from tests.core.values import KEY, lease
 
 RULES = (RepositoryRule("acme/train"), RepositoryRule("acme/open-*", forks=True, events=frozenset({"pull_request"})))
+_USUAL: dict[str, Any] = {"repository": "acme/train", "event": "push"}
 
 
 def claim(**values: Any) -> JobClaim:
-    return JobClaim(**{"repository": "acme/train", "event": "push", **values})
+    return JobClaim(**{**_USUAL, **values})
 
 
 @pytest.mark.parametrize(
