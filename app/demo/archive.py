@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import stat
 import tarfile
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
+from dulwich.errors import NotTreeError
 from dulwich.objects import Blob, Commit, ObjectID, Tree
 from dulwich.refs import Ref
 from dulwich.repo import Repo
@@ -79,7 +81,7 @@ class Archive:
                     git.object_store.__getitem__, path.encode()
                 )
                 blob = git.object_store[blob_id]
-            except (KeyError, NotADirectoryError):
+            except (KeyError, NotTreeError):
                 raise not_found() from None
             if not isinstance(blob, Blob):
                 raise not_found()
@@ -99,10 +101,12 @@ class Archive:
 
     def tarball(self, repository: str, sha: str) -> bytes:
         """One commit as GitHub's tarball: one top folder, the commit's id in the archive's comment."""
+        if not re.fullmatch(r"[0-9a-f]{40}", sha):
+            raise not_found()
         with self._open(repository) as git:
             try:
                 commit = _commit(git, ObjectID(sha.encode()))
-            except (KeyError, ValueError):  # unknown, or no object id at all
+            except KeyError:
                 raise not_found() from None
             top = f"{repository.replace('/', '-')}-{sha[:7]}"
             raw = io.BytesIO()

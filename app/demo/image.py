@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import tempfile
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,22 +31,25 @@ def build(host: str = "") -> str:
     """The image's reference, "sublet-demo:<hash>"; built if the engine does not have it yet.
 
     `host`: the engine, "unix:///…" or "tcp://loopback:port"; else DOCKER_HOST, else the usual socket. Raises NoImage."""
-    tree = gather()
-    reference = f"{NAME}:{tree.fingerprint()[:12]}"
     address = host or os.environ.get("DOCKER_HOST") or USUAL
     try:
         with _client(address) as client:
+            client.get("/_ping")  # before the work of gathering
+            tree = gather()
+            reference = f"{NAME}:{tree.fingerprint()[:12]}"
             if client.get(f"/images/{reference}/json").status_code != 200:
                 _fits(client)
                 _send(client, tree, reference)
+            return reference
     except httpx.HTTPError as error:
         raise NoImage(f"the Docker engine at {address} does not answer: {error}") from None
-    return reference
 
 
 def _client(address: str) -> httpx.Client:
     parts = urlsplit(address)
     if parts.scheme == "unix":
+        if not Path(parts.path).is_socket():
+            raise NoImage(f"the Docker engine at {address} does not answer: there is no such socket")
         return httpx.Client(base_url="http://docker", transport=httpx.HTTPTransport(uds=parts.path), timeout=BUILD_SECONDS)
     if parts.scheme == "tcp" and parts.hostname in ("127.0.0.1", "localhost", "::1"):
         return httpx.Client(base_url=f"http://{parts.netloc}", timeout=BUILD_SECONDS, trust_env=False)

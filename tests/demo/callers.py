@@ -9,6 +9,7 @@ import httpx
 import jwt
 
 from app.demo.keys import Keys
+from app.demo.office import Office
 from app.kit.clock import Clock
 from tests import parts
 from tests.fakes import openapi
@@ -21,8 +22,9 @@ KNOWN_MISTAKES = re.compile(
 
 
 class Caller:
-    def __init__(self, client: httpx.AsyncClient, keys: Keys, clock: Clock, app_id: str) -> None:
-        self.client, self.keys, self._clock, self._app_id = client, keys, clock, app_id
+    def __init__(self, client: httpx.AsyncClient, keys: Keys, clock: Clock, office: Office) -> None:
+        self.client, self.keys, self.office, self._clock = client, keys, office, clock
+        self._app_id = str(office.book.app_id)
 
     def app_token(self, *, issuer: str | None = None, issued: float = -60, ends: float = 540, pem: str | None = None) -> str:
         now = self._clock.now().timestamp()

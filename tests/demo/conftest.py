@@ -68,7 +68,7 @@ async def caller(state: ForgeState, keys: Keys, clock: StillClock, tmp_path: Pat
     app = build(state, keys, clock=clock, access_clock=clock, folder=tmp_path / "forge")
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as client:
-        yield Caller(client, keys, clock, str(state.book.app_id))
+        yield Caller(client, keys, clock, app.state.office)
 
 
 @pytest.fixture(scope="module")
