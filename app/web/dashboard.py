@@ -74,7 +74,7 @@ def router(parts: WebParts, gate: Gate, pages: Pages, reads: Reads) -> APIRouter
         board = await reads.overview()
         return pages.page(
             request, "overview.html", visitor, board=board, live_page=True, stream="/live/overview",
-            twin="/overview.json", command="sublet ps",
+            twin="/overview.json", cli="sublet ps",
         )  # fmt: skip
 
     @routes.get("/overview.json", dependencies=[viewer])
@@ -92,7 +92,7 @@ def router(parts: WebParts, gate: Gate, pages: Pages, reads: Reads) -> APIRouter
         return pages.listed(
             request, "queue.html", visitor, digest(reply), items=reply.jobs, counts=reply.counts, tab=tab, live=live,
             more=older, hook=hook, live_page=True, poll=5, twin=f"/queue.json?{query}",
-            command="sublet queue" if tab == "waiting" else f"sublet queue list --tab {tab}",
+            cli="sublet queue" if tab == "waiting" else f"sublet queue list --tab {tab}",
         )  # fmt: skip
 
     @routes.get("/queue.json", dependencies=[viewer])
@@ -114,7 +114,7 @@ def router(parts: WebParts, gate: Gate, pages: Pages, reads: Reads) -> APIRouter
         return pages.listed(
             request, "leases.html", visitor, digest(reply), leases=reply.leases, which=which, text=text, more=older,
             live_page=True, poll=5, twin=f"/leases.json?{urlencode(here)}",
-            command="sublet ps" if which == "live" else f"sublet lease list --which {which}",
+            cli="sublet ps" if which == "live" else f"sublet lease list --which {which}",
         )  # fmt: skip
 
     @routes.get("/leases.json", dependencies=[viewer])
@@ -165,9 +165,7 @@ def router(parts: WebParts, gate: Gate, pages: Pages, reads: Reads) -> APIRouter
     @routes.get("/health-page")
     async def health(request: Request, visitor: Annotated[Visitor, viewer]) -> Response:
         reply = await reads.doctor()
-        return pages.page(
-            request, "health.html", visitor, checks=reply.checks, twin="/health-page.json", command="sublet doctor"
-        )
+        return pages.page(request, "health.html", visitor, checks=reply.checks, twin="/health-page.json", cli="sublet doctor")
 
     @routes.get("/health-page.json", dependencies=[viewer])
     async def health_twin() -> schema.DoctorReply:

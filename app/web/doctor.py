@@ -120,8 +120,10 @@ def _repositories(parts: WebParts) -> Check:
 
 def _secrets(parts: WebParts) -> Check:
     known = parts.settings.secure_hooks
-    if not known:
-        return check("webhook secret", "skip", "Nothing is known about it.")
+    if not parts.forges:
+        return check("webhook secret", "skip", "No forge is configured.")
+    if known is None:
+        return check("webhook secret", "ok", f"Set for {', '.join(sorted(parts.forges))}; settings without one are refused.")
     bare = sorted(name for name, secure in known.items() if not secure)
     if bare:
         text = f"Not set for {', '.join(bare)}: every delivery is refused."

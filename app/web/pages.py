@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 NAV = (("/", "Overview", "o"), ("/queue", "Queue", "q"), ("/leases", "Leases", "l"), ("/health-page", "Health", "h"))
 TYPES: Mapping[str, str] = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
-LEASE_NAME = re.compile(r"\b[a-z]+-[a-z]+-\d{2,}\b")
+MARKED = re.compile(r"\b(?P<name>[a-z]+-[a-z]+-\d{2,})\b|`(?P<code>[^`]{1,80})`")
+_STATES = frozenset(str(state) for state in State)
 CHARGES: Mapping[str, str] = {
     "before_job": "Before the job",
     "job": "The job",
@@ -90,7 +91,8 @@ class Pages:
         )
         filters: dict[str, Any] = {
             "took": duration, "because": because, "look": look, "failed": failed, "machine": machine, "cash": cash,
-            "rate": price, "charge_word": charge_word, "stamp": rfc3339, "when": jinja2.pass_context(_when),
+            "rate": price, "charge_word": charge_word, "sum2": total, "act": act, "stamp": rfc3339,
+            "when": jinja2.pass_context(_when),
             "clock": jinja2.pass_context(_clock), "linked": linked, "ticking": ticking,
         }  # fmt: skip
         known: dict[str, Any] = {"asset": self._asset_path, "version": parts.settings.version, "demo": parts.settings.demo}
@@ -107,7 +109,7 @@ class Pages:
         return {
             "now": self._parts.clock.now(), "taste": Taste.of(request), "visitor": visitor, "nav": NAV,
             "here": next((at for at, _, _ in NAV[1:] if path.startswith(at)), "/" if path == "/" else ""),
-            "back": back, "stream": "", "poll": 0, "live_page": False, "twin": "", "command": "", "said": "",
+            "back": back, "stream": "", "poll": 0, "live_page": False, "twin": "", "cli": "", "said": "",
             "csrf": visitor.csrf if visitor else "",
         }  # fmt: skip
 
@@ -168,13 +170,25 @@ def machine(lease: LeaseView) -> str:
         return "no machine yet" if not lease.gone else "no machine"
     if not offer.get("gpu"):
         return str(offer.get("title") or offer.get("id") or "machine without GPU")[:100]
+    gpu = str(offer["gpu"])
+    gpu = gpu.upper() if any(char.isdigit() for char in gpu) else gpu.capitalize()
     memory = f" {offer['gpu_memory_gib']} GB" if offer.get("gpu_memory_gib") else ""
-    return f"{offer.get('gpus') or 1}×{str(offer['gpu']).upper()}{memory}"[:100]
+    return f"{offer.get('gpus') or 1}×{gpu}{memory}"[:100]
 
 
 def cash(value: Money) -> str:
     amount = Decimal(value.amount)
     return money(amount, value.currency, 4 if abs(amount) < 100 else 2)
+
+
+def total(value: Money) -> str:
+    return money(Decimal(value.amount), value.currency, 2)
+
+
+def act(action: str) -> str:
+    """`lease.busy` -> `running`, `lease.drain_asked` -> `drain asked`, `node.join_reused` -> `join reused`."""
+    word = action.partition(".")[2] or action
+    return LOOKS[State(word)].word if action.startswith("lease.") and word in _STATES else word.replace("_", " ")
 
 
 def price(value: Money | None) -> str:
@@ -205,14 +219,20 @@ def clock_text(style: TimeStyle, at: datetime) -> str:
     return stamped(at, at, zone).rsplit(" ", 1)[0] if zone else f"{at:%H:%M:%S}"
 
 
-def linked(sentence: str, live: Mapping[str, Any]) -> Markup:
-    """The sentence with the names of live leases as links."""
+def linked(sentence: str, live: Container[str]) -> Markup:
+    """The sentence with the names of live leases as links, and what stands in backticks as code."""
     pieces: list[str | Markup] = []
     last = 0
-    for found in LEASE_NAME.finditer(sentence):
-        if found[0] in live:
-            pieces += [sentence[last : found.start()], Markup('<a href="/leases/{}">{}</a>').format(quote(found[0]), found[0])]
-            last = found.end()
+    for found in MARKED.finditer(sentence):
+        name, code = found.group("name"), found.group("code")
+        if name is not None and name not in live:
+            continue
+        pieces.append(sentence[last : found.start()])
+        if name is not None:
+            pieces.append(Markup('<a href="/leases/{}">{}</a>').format(quote(name), name))
+        else:
+            pieces.append(Markup("<code>{}</code>").format(code))
+        last = found.end()
     return Markup("").join([*pieces, sentence[last:]])
 
 

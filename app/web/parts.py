@@ -32,7 +32,7 @@ class WebSettings:
     silent_seconds: float = 120.0  # after which a node powers itself off, and a lease counts as silent
     beat_seconds: float = 30.0  # the engine's longest pause between two looks
     metrics_open: bool = True  # False: /metrics asks for an API token
-    secure_hooks: Mapping[str, bool] | None = None  # per forge: is a webhook secret set? None: not known
+    secure_hooks: Mapping[str, bool] | None = None  # per forge: is a webhook secret set? None: settings without are refused
 
     @property
     def https(self) -> bool:

@@ -131,6 +131,7 @@ def _bar(name: str, stay: PhaseView | None, begin: datetime, end: datetime, leas
     left = min(max(100 * (stay.started_at - begin).total_seconds() / length, 0.0), 100.0 - width)
     slow = typical is not None and name != str(State.BUSY) and seconds > SLOW * typical and seconds > typical + 1
     most = (lease.hard_end - stay.started_at).total_seconds() if name == str(State.BUSY) and lease.hard_end else None
+    most = most // 60 * 60 if most is not None and most > 120 else most
     return Bar(word, meaning, tone, round(left, 2), round(width, 2), seconds, stay.ended_at is None, typical, slow, most)
 
 
@@ -231,13 +232,13 @@ def proof(lease: LeaseDetail) -> Proof:
 
 
 def actions(lease: LeaseDetail, visitor: Visitor, now: datetime) -> tuple[Action, ...]:
-    """Drain and destroy, each with the effect it would have now, or why it cannot be asked for."""
+    """Drain and destroy, each with the effect it would have now, or why it cannot be asked for; none once it is gone."""
+    if lease.gone:
+        return ()
     going = lease.state in (str(State.DRAINING), str(State.DESTROYING))
     running = lease.state == str(State.BUSY)
     job = lease.job.name or lease.job.key if lease.job is not None else ""
     blocked = "" if visitor.may(Role.OPERATOR) else f"needs the role operator; you are {visitor.role}"
-    if lease.gone:
-        blocked = "it is gone"
     drain_no = blocked or ("it is on its way out" if going else "asked for already" if lease.asked else "")
     ending, asked = lease.state == str(State.DESTROYING), lease.asked == "destroy"
     destroy_no = blocked or ("it is being destroyed" if ending else "asked for already" if asked else "")

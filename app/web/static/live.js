@@ -316,4 +316,7 @@ document.addEventListener("keydown", (event) => {
 
 follow();
 connect();
-if (POLL) setInterval(() => poll(false), POLL);
+if (POLL) {
+  fresh(liveText?.textContent.replace("as of", "updated") ?? "");
+  setInterval(() => poll(false), POLL);
+}

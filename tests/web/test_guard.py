@@ -1,0 +1,173 @@
+"""Rules that hold for every route and every template, read from the application itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+
+from app.store.people import Role
+from app.web.auth import RANK, Need
+from app.web.shield import CSP
+from tests.web.conftest import Service
+from tests.web.story import afternoon
+
+WEB = Path(__file__).resolve().parents[2] / "app" / "web"
+OPEN = {
+    "/healthz", "/readyz", "/metrics", "/hooks/{forge}", "/login", "/docs", "/openapi.json", "/static/{name}",
+}  # fmt: skip
+"""Routes that need no login, each for a reason of its own: probes, signed deliveries, the login, the API's description."""
+FILLED = {"ref": "brave-otter-41", "forge": "github", "name": "site.css"}
+
+
+def all_routes(service: Service) -> Iterator[APIRoute]:
+    """FastAPI may keep included routers as they are; look inside them."""
+    pending: list[Any] = list(service.app.routes)
+    while pending:
+        route = pending.pop(0)
+        if isinstance(route, APIRoute):
+            yield route
+            continue
+        inner = getattr(route, "original_router", None) or getattr(route, "router", None) or getattr(route, "app", None)
+        pending += list(getattr(inner, "routes", ()))
+
+
+def needed(dependant: Dependant) -> Role | None:
+    """The role that a route asks for."""
+    for inner in dependant.dependencies:
+        if isinstance(inner.call, Need):
+            return inner.call.role
+        if (found := needed(inner)) is not None:
+            return found
+    return None
+
+
+def address(route: APIRoute) -> str:
+    return re.sub(r"{(\w+)}", lambda found: FILLED.get(found[1], "x"), route.path)
+
+
+async def test_every_answer_carries_the_security_headers(service: Service) -> None:
+    afternoon(service.db)
+    seen = 0
+    async with service.client(Role.ADMIN, accept="text/html") as client:
+        for route in all_routes(service):
+            if route.path.startswith("/live/"):
+                continue  # endless; test_live looks at it
+            for method in sorted(route.methods or ()):
+                reply = await client.request(method, address(route))
+                assert reply.headers["content-security-policy"] == CSP, route.path
+                assert reply.headers["x-content-type-options"] == "nosniff"
+                assert reply.headers["referrer-policy"] == "same-origin"
+                assert reply.headers["x-frame-options"] == "DENY"
+                assert len(reply.headers["x-request-id"]) == 16
+                kept = reply.headers["cache-control"]
+                assert kept == "no-store" or route.path == "/static/{name}", route.path
+                seen += 1
+        lost = await client.get("/no/such/page")
+        assert lost.status_code == 404 and lost.headers["content-security-policy"] == CSP
+    assert seen > 30
+
+
+def test_the_policy_is_the_written_one() -> None:
+    assert CSP == (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    )
+
+
+async def test_every_route_asks_for_the_role_it_should(service: Service) -> None:
+    """Anonymous and each role against each route: whoever is below is turned away, whoever is not is let in."""
+    afternoon(service.db)
+    looked_at = 0
+    for route in all_routes(service):
+        role = needed(route.dependant)
+        if route.path in OPEN or route.path.startswith("/node/"):
+            assert role is None, route.path
+            continue
+        assert role is not None, f"{route.path} is open to everybody"
+        writes = "POST" in (route.methods or ())
+        expected = Role.OPERATOR if route.path.endswith(("/drain", "/destroy")) else Role.VIEWER
+        assert role is expected, route.path
+        if route.path.startswith("/live/"):
+            continue
+        for visitor in (None, *Role):
+            async with service.client(visitor) as client:
+                reply = await client.request("POST" if writes else "GET", address(route), json={} if writes else None)
+            if visitor is None:
+                assert reply.status_code == 401, route.path
+            elif RANK[visitor] < RANK[role]:
+                assert reply.status_code == 403, (route.path, visitor)
+            else:
+                assert reply.status_code not in (401, 403), (route.path, visitor)
+            looked_at += 1
+    assert looked_at > 80
+
+
+async def test_a_node_session_opens_no_page(service: Service) -> None:
+    async with service.client(authorization="Bearer " + "n" * 43) as client:
+        for path in ("/", "/api/v1/leases", "/leases.json"):
+            assert (await client.get(path)).status_code == 401
+
+
+def test_templates_hold_no_inline_script_style_or_outside_address() -> None:
+    for path in sorted((WEB / "templates").iterdir()):
+        text = path.read_text("utf-8")
+        assert not re.search(r"\sstyle\s*=", text), path.name
+        assert not re.search(r"<style\b", text, re.IGNORECASE), path.name
+        assert not re.search(r"\son[a-z]+\s*=", text), path.name
+        assert "|safe" not in text.replace(" ", "") and "autoescape" not in text, path.name
+        assert "javascript:" not in text and "http://" not in text and "https://" not in text, path.name
+        for script in re.findall(r"<script\b[^>]*>(.*?)</script>", text, re.DOTALL):
+            assert script == "", path.name
+    for name in ("live.js", "site.css"):
+        text = (WEB / "static" / name).read_text("utf-8")
+        assert not re.search(r"@import|url\(|https?://|\beval\b|new Function|document\.write", text), name
+
+
+@pytest.mark.parametrize("path", ["/api/v1/leases/nobody-here-99", "/leases/nobody-here-99.json"])
+async def test_errors_for_programs_hold_the_exit_code(service: Service, path: str) -> None:
+    async with service.client(Role.VIEWER, accept="text/html") as client:
+        reply = await client.get(path)
+    error = reply.json()["error"]
+    assert (reply.status_code, error["code"], error["exit"]) == (404, "not_found", 3)
+    assert error["request_id"] == reply.headers["x-request-id"]
+
+
+async def test_errors_for_people_are_a_page(service: Service) -> None:
+    async with service.client(Role.VIEWER, accept="text/html") as client:
+        reply = await client.get("/leases/nobody-here-99")
+        odd = await client.get("/queue?tab=everything")
+    assert reply.status_code == 404 and "<h1>There is no lease nobody-here-99.</h1>" in reply.text
+    assert reply.headers["x-request-id"] in reply.text
+    assert odd.status_code == 422 and "<h1>" in odd.text
+
+
+async def test_an_unexpected_failure_is_answered_and_tells_nothing_of_itself(service: Service) -> None:
+    service.db.close()
+
+    async def broken() -> None:
+        raise RuntimeError("the password is hunter2")
+
+    service.app.add_api_route("/broken", broken)
+    async with service.client(accept="text/html") as client:
+        page = await client.get("/broken")
+        told = await client.get("/broken", headers={"accept": "application/json"})
+    assert (page.status_code, told.status_code) == (500, 500)
+    assert "hunter2" not in page.text + told.text
+    assert told.json()["error"]["exit"] == 1 and page.headers["content-security-policy"] == CSP
+
+
+async def test_the_description_of_the_api_is_drawn_without_any_script(service: Service) -> None:
+    async with service.client(accept="text/html") as client:
+        page, description = await client.get("/docs"), (await client.get("/openapi.json")).json()
+    assert page.status_code == 200
+    for path in description["paths"]:
+        assert f"<code>{path}</code>" in page.text
+    assert re.findall(r"<script\b[^>]*>", page.text) == re.findall(
+        r'<script type="module" src="/static/live.js[^>]*>', page.text
+    )
