@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from app.cli.exits import Exit, Failure
-from app.cli.options import printing
+from app.cli.options import chosen_config, printing
 from app.cli.output import Column, Output, hint
 from app.settings import Loaded, Settings, SettingsError, load
 from app.settings.keys import Key, every_key, value_of
@@ -20,17 +20,11 @@ CONFIG = click.option(
     envvar="SUBLET_CONFIG",
     help="Settings file.  [default: sublet.toml, if it is there; env: SUBLET_CONFIG]",
 )
-USUAL = Path("sublet.toml")
-
-
-def chosen(path: Path | None) -> Path | None:
-    """The file that was named, else the usual one if it is there."""
-    return path or (USUAL if USUAL.exists() else None)
 
 
 def checked(path: Path | None) -> Loaded:
     """The settings from file and environment. Raises Failure with every problem."""
-    path = chosen(path)
+    path = chosen_config(path)
     try:
         return load(path)
     except FileNotFoundError:

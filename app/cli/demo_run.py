@@ -19,7 +19,6 @@ import psutil
 
 from app.cli.client import Client, Json, find
 from app.cli.exits import Exit, Failure
-from app.cli.lease_text import job_title
 from app.cli.output import hint
 from app.cli.up import service_command, service_environment
 
@@ -99,9 +98,9 @@ class Demo:
                 for lease in reversed(api.get("leases", which="all")["leases"]):
                     for phase in lease["phases"]:
                         line = f"{lease['name']}: {phase['phase']}"
-                        if line not in shown:
+                        if line not in shown and phase["phase"] != "queued":  # the forge's own wait, told afterwards
                             shown.add(line)
-                            say(f"{line} · {job_title(lease['job'])}" if lease["job"] else line)
+                            say(line)
                     if lease["state"] == "released" and lease["gone"] and lease["job"] and lease["job"]["conclusion"]:
                         return self._booked(api, lease)
                 self._rest("The job did not come to its end")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +18,33 @@ from app.cli.exits import Exit, Failure
 from app.cli.output import FORMS, Output, hint
 from app.kit.clock import Clock, SystemClock
 
+USUAL_CONFIG = Path("sublet.toml")
+
+
+def chosen_config(path: Path | None) -> Path | None:
+    """The settings file that was named, else the usual one if it is there."""
+    return path or (USUAL_CONFIG if USUAL_CONFIG.exists() else None)
+
+
+def data_folder(context: click.Context, parameter: click.Parameter, given: Path | None) -> Path:
+    """As told; else what the settings file says, so that commands beside the service find it; else the usual one."""
+    if given is not None:
+        return given
+    named = os.environ.get("SUBLET_CONFIG")
+    file = chosen_config(Path(named) if named else None)
+    try:
+        told = tomllib.loads(file.read_text(encoding="utf-8")).get("data") if file is not None else None
+    except (OSError, ValueError):  # `config check` says what is wrong with it
+        told = None
+    return file.parent / told if file is not None and isinstance(told, str) and told else Path("sublet-data")
+
+
 DATA = click.option(
     "--data",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path("sublet-data"),
-    show_default=True,
     envvar="SUBLET_DATA",
-    help="Data folder of the service.",
+    callback=data_folder,
+    help="Data folder of the service.  [default: `data` in sublet.toml, else sublet-data; env: SUBLET_DATA]",
 )
 
 

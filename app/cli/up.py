@@ -12,8 +12,8 @@ from typing import NoReturn
 import click
 
 import app
-from app.cli.config import CONFIG, checked, chosen
-from app.cli.options import DATA
+from app.cli.config import CONFIG, checked
+from app.cli.options import DATA, chosen_config
 from app.cli.output import hint
 
 
@@ -59,7 +59,7 @@ def up(config: Path | None, data: Path, host: str | None, port: int | None, role
     for warning in loaded.warnings:
         hint(f"Warning: {warning}")
     words = ["--role", role]
-    file = chosen(config)
+    file = chosen_config(config)
     if file is not None:
         words += ["--config", str(file)]
     elif loaded.settings.github is None and loaded.settings.gitlab is None:

@@ -105,6 +105,20 @@ def test_the_data_folder_names_the_service_and_holds_the_token(
     assert sublet("ps").code == 0
 
 
+def test_the_settings_file_says_where_the_data_folder_is(
+    sublet: Run, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SUBLET_URL")
+    monkeypatch.delenv("SUBLET_TOKEN")
+    service.says("GET leases", {"schema_version": 1, "leases": []})
+    (tmp_path / "sublet.toml").write_text('data = "elsewhere"', encoding="utf-8")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/service.json").write_text(json.dumps({"url": service.url, "pid": 1}), encoding="utf-8")
+    (tmp_path / "elsewhere/cli-token").write_text(TOKEN, encoding="utf-8")
+    assert sublet("ps").code == 0
+    assert sublet("ps", "--data", "sublet-data").code == 10
+
+
 def test_the_token_of_the_data_folder_goes_nowhere_else(
     sublet: Run, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
