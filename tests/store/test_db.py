@@ -71,6 +71,12 @@ def test_a_block_that_raises_writes_nothing(database: Database) -> None:
         assert conn.execute(sa.text("SELECT name FROM person")).all() == []
 
 
+def test_a_transaction_inside_another_is_an_error_and_not_a_wait_for_ever(database: Database) -> None:
+    with pytest.raises(RuntimeError, match="inside another"), database.write():
+        jobs.record(database, [told(a_job())], NOW)
+    assert jobs.record(database, [told(a_job())], NOW) == [Recorded.RECORDED]
+
+
 def test_a_reader_neither_waits_for_a_writer_nor_sees_half_of_it(database: Database) -> None:
     with database.write() as conn:
         conn.execute(sa.text("INSERT INTO person (name, role, created_at) VALUES ('ada', 'admin', '2026-01-01')"))
