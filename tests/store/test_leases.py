@@ -145,6 +145,18 @@ def test_only_what_is_due_and_free_is_claimed_the_longest_due_first(database: Da
     assert [lease.id for lease in leases.claim(database, "b", NOW, 2, HOLD)] == [later.id]
 
 
+def test_a_claim_gives_the_very_row_that_a_read_gives(database: Database) -> None:
+    """SQLite 3.40 answers some expressions in RETURNING otherwise than in SELECT: no credential was once "ready"."""
+    planned(database)
+    held = claimed(database)
+    assert held == again(database, held)
+    assert not held.credential_ready
+    assert leases.keep(database, held, {"credential": b"sealed"}, NOW)
+    held = claimed(database, NOW + HOLD)
+    assert held == again(database, held)
+    assert held.credential_ready
+
+
 def test_a_claim_that_ran_out_is_anybodys_and_its_holder_changes_nothing_more(database: Database) -> None:
     planned(database)
     slow = claimed(database)
