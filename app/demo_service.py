@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from app.demo import image, launch, machine
 from app.settings import Loaded, load
 
 REPOSITORY = "acme/train"
+DOCKER = "unix:///var/run/docker.sock"
 NOTE = "Demo: this pool asks for no GPU, so the job runs on this machine and costs nothing."
 
 
@@ -57,7 +59,7 @@ async def prepare(loaded: Loaded, public_url: str, provider: str) -> Demo:
     except Exception as error:
         raise DemoTrouble(f"The demo cannot start: {error}") from error
     command = machine.command_in_image() if provider == "docker" else machine.command()
-    own = {"network": "host"} if provider == "docker" else {}
+    own = {"network": "host", "host": os.environ.get("DOCKER_HOST") or DOCKER} if provider == "docker" else {}
     settings: dict[str, Any] = {
         "data": str(data),
         "public_url": public_url,

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import Any
 
 import structlog
 import uvicorn
-from providers.registry import ProviderTrouble
 
 from app import demo_service
 from app.core.model import Reason
@@ -27,6 +26,7 @@ from app.settings import Loaded, SecretError, SettingsError, load
 from app.store import leases
 from app.web.auth import issue_cli_token, issue_login_link
 from app.wiring import Service, from_settings
+from providers.registry import ProviderTrouble
 
 CONFIG = "sublet.toml"
 PATIENCE = timedelta(seconds=25)
@@ -68,7 +68,7 @@ def parse(arguments: Sequence[str] | None = None) -> Flags:
         given.host,
         given.port,
         given.role,
-        given.demo or config is None,
+        given.demo,
         given.demo_provider,
         given.quiet,
     )
@@ -77,6 +77,7 @@ def parse(arguments: Sequence[str] | None = None) -> Flags:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0 after an orderly stop, 2 for settings that cannot be used, 1 for anything else that stops the start."""
     flags = parse(arguments)
+    os.umask(0o077)  # database, keys and logs are nobody else's to read
     try:
         return asyncio.run(_run(flags))
     except SettingsError as error:
@@ -98,8 +99,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def _run(flags: Flags) -> int:
     loaded = load(flags.config, _overrides(flags))
-    setup_logging(loaded.settings.log.level, _form(loaded.settings.log.format))
-    for warning in loaded.warnings if not flags.demo else ():
+    forgeless = loaded.settings.github is None and loaded.settings.gitlab is None
+    demonstrates = flags.demo or (flags.config is None and forgeless)
+    quiet = demonstrates and loaded.source("log.level") == "default"  # a newcomer's screen shows the welcome, not every request
+    setup_logging("warning" if quiet else loaded.settings.log.level, _form(loaded.settings.log.format))
+    for warning in loaded.warnings if not demonstrates else ():
         log.warning("settings", text=warning)
     stopping = asyncio.Event()
     _stop_on_signals(stopping)
@@ -109,10 +113,10 @@ async def _run(flags: Flags) -> int:
         own_url = f"{scheme}://{_reachable(loaded.settings.server.host)}:{port}"
         public_url = loaded.settings.public_url or own_url
         demo = None
-        if flags.demo:
+        if demonstrates:
             demo = await demo_service.prepare(loaded, public_url, flags.demo_provider)
             loaded = demo.loaded
-        service = from_settings(loaded.settings, public_url, demo=flags.demo)
+        service = from_settings(loaded.settings, public_url, demo=demonstrates)
         try:
             await _serve(service, loaded, flags, listener, own_url, demo, stopping)
         finally:
@@ -150,8 +154,8 @@ async def _serve(
         tasks.append(engine)
     ready = Path(settings.data) / "service.json"
     try:
-        while flags.role != "engine" and not server.started and not any(task.done() for task in tasks):
-            await asyncio.sleep(0.01)
+        while flags.role != "engine" and not server.started and not any(task.done() for task in tasks):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # uvicorn has no event for it
         await _announce(service, ready, own_url, flags, demo)
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -188,6 +192,7 @@ async def _announce(service: Service, ready: Path, own_url: str, flags: Flags, d
 async def _end_all(service: Service) -> None:
     """The demo leaves nothing behind: every lease is ended, and its instance proven gone, before the service stops."""
     deps = service.deps
+    service.engine.planning = False
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(contextlib.suppress(TimeoutError))
         await stack.enter_async_context(asyncio.timeout(PATIENCE.total_seconds()))
@@ -209,7 +214,7 @@ class _Server(uvicorn.Server):
     """uvicorn without its own signal handlers: the service decides what a signal means."""
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> Generator[None]:
         yield
 
 
@@ -226,7 +231,7 @@ def _stop_on_signals(stopping: asyncio.Event) -> None:
 
 
 @contextlib.contextmanager
-def _listen(loaded: Loaded) -> Iterator[socket.socket]:
+def _listen(loaded: Loaded) -> Generator[socket.socket]:
     server = loaded.settings.server
     family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
     try:
@@ -246,7 +251,7 @@ def _overrides(flags: Flags) -> dict[str, Any]:
     server = {key: value for key, value in (("host", flags.host), ("port", flags.port)) if value is not None}
     found: dict[str, Any] = {"server": server} if server else {}
     if flags.data is not None:
-        found["data"] = str(flags.data)
+        found["data"] = flags.data.absolute()
     return found
 
 

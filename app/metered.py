@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -118,7 +118,7 @@ class MeteredForge:
             return self._inner.check()
 
     @contextmanager
-    def _count(self, operation: str) -> Iterator[None]:
+    def _count(self, operation: str) -> Generator[None]:
         outcome = "late"
         try:
             yield

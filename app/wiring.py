@@ -25,7 +25,7 @@ from app.kit.threads import Lane, ThreadLane
 from app.metered import MeteredForge, MeteredProvider
 from app.node import package
 from app.settings import PoolSettings, SecretPlace, Settings
-from app.store import sweep
+from app.store import jobs, sweep
 from app.store.db import Database, upgrade
 from app.store.vault import Vault
 from app.web.app import build as build_web
@@ -168,8 +168,10 @@ def from_settings(
     forges = forges_of(settings, outfit.clock.now, lambda forge, left: telemetry.forge_rate_left.set(left, forge=forge))
     providers = providers_of(settings, data)
     silent = timedelta(minutes=settings.engine.silent_minutes)
+    db = Database(url)
+    jobs.reconsider(db)  # what was not ours under the last settings may be now
     return assemble(
-        db=Database(url),
+        db=db,
         vault=Vault(data / "vault.keys"),
         forges=forges,
         providers=providers,

@@ -5,7 +5,6 @@ import logging
 import pytest
 import structlog
 
-
 pytest_plugins = ["tests.parts.postgres", "tests.parts.docker", "tests.parts.browser"]
 
 
@@ -23,8 +22,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("NOT TESTED HERE: real parts are missing", sep="!")
     counts: dict[str, int] = {}
     for report in skipped:
-        why = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        counts[why.removeprefix("Skipped: ")] = counts.get(why.removeprefix("Skipped: "), 0) + 1
+        why = str(report.longrepr).partition("Skipped: ")[2].rstrip("')\"")
+        counts[why] = counts.get(why, 0) + 1
     for why, count in sorted(counts.items()):
         terminalreporter.line(f"{count:4d} tests  {why}")
     terminalreporter.line("`make test REQUIRE=all` makes these failures; `.ci/run` installs the parts.")

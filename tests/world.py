@@ -135,7 +135,9 @@ class World:
         self.clock, self.database, self._folder = ManualClock(), database, folder
         self.github = GitHubSide(self.clock)
         self.gitlab = GitLabSide(self.clock) if gitlab else None
-        self.sides: dict[str, Side] = {"github": self.github} | ({"gitlab": self.gitlab} if self.gitlab else {})
+        self.sides: dict[str, Side] = {"github": self.github}
+        if self.gitlab is not None:
+            self.sides["gitlab"] = self.gitlab
         settings = clouds or {"cloud": FakeSettings()}
         self.providers = {name: FakeProvider(name, one, clock=self.clock) for name, one in settings.items()}
         self.pools = {pool.name: pool for pool in (pools or (pool_of(),))}

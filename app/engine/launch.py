@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 from decimal import Decimal
@@ -19,6 +19,7 @@ from app.engine.watch import meter
 from app.node.bootstrap import Boot, render
 from app.store import lease_views
 from providers.contract import (
+    Availability,
     Instance,
     NoCapacity,
     Offer,
@@ -99,11 +100,13 @@ def offer_json(offer: Offer) -> dict[str, Any]:
     }
 
 
-def offer_of(values: dict[str, Any]) -> Offer:
+def offer_of(values: Mapping[str, Any]) -> Offer:
     """The inverse of `offer_json`."""
-    return Offer(
-        **{**values, "price_per_hour": Decimal(values["price_per_hour"]), "seen_at": datetime.fromisoformat(values["seen_at"])}
-    )
+    given = dict(values)
+    given["price_per_hour"] = Decimal(given["price_per_hour"])
+    given["seen_at"] = datetime.fromisoformat(given["seen_at"])
+    given["availability"] = Availability(given["availability"])
+    return Offer(**given)
 
 
 async def create(lease: Lease, deps: Deps) -> Answer:
@@ -134,7 +137,7 @@ async def create(lease: Lease, deps: Deps) -> Answer:
     )
     boot = Boot(deps.service_url, lease.id, deps.agent_hash, join_token, deps.node_ca, provider.traits.boots_from)
     order = Order(
-        offer=offer_of(dict(lease.offer)),
+        offer=offer_of(lease.offer),
         key=lease.create_key,
         tag=lease.tag,
         owner=deps.owner,

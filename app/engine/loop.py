@@ -12,7 +12,7 @@ from app.core.model import LATE_REASON, Lease, Reason
 from app.core.states import LIVE, RULES, State, way_out
 from app.engine import beacon, bill, boot, launch, reaper, reconcile, runner, teardown
 from app.engine.step import Answer, Deps, Move, Station, Wait, deadline, pause
-from app.store import leases
+from app.store import leases, sweep
 
 log = structlog.get_logger()
 
@@ -37,6 +37,7 @@ class Engine:
     def __init__(self, deps: Deps) -> None:
         self.deps = deps
         self.last_beat: datetime | None = None  # readiness looks at its age
+        self.planning = True  # False: no new lease; those that live go on to their end
         self._looks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -46,6 +47,7 @@ class Engine:
             group.create_task(self._every(timedelta(seconds=1), self._learn, "learn"))
             group.create_task(self._every(timing.sweep, self._reap, "sweep"))
             group.create_task(self._every(timing.sweep, self._light, "beacon"))
+            group.create_task(self._every(timedelta(days=1), self._tidy, "tidy"))
             group.create_task(self._lead())
 
     async def _lead(self) -> None:
@@ -96,10 +98,14 @@ class Engine:
     async def _light(self) -> None:
         await beacon.tend(self.deps)
 
+    async def _tidy(self) -> None:
+        await self.deps.store(sweep.tidy, self.deps.db, self.deps.clock.now())
+
     async def sow(self) -> None:
         """Place new jobs, plan leases, book released ones."""
         await reconcile.enlist(self.deps)
-        await reconcile.plan(self.deps)
+        if self.planning:
+            await reconcile.plan(self.deps)
         await bill.book(self.deps)
 
     async def beat(self) -> int:

@@ -38,9 +38,14 @@ async def learn(deps: Deps) -> int:
             wait = f"{job.forge} was asked for the job's tags and did not answer: {error} It is asked again."
             await deps.store(jobs.explain, deps.db, job.id, wait)
             continue
+        no = ""
         if fresh is None or fresh.labels is None:
-            gone = "The forge no longer has this job."
-            await deps.store(jobs.place, deps.db, job.id, labels=(), pool=None, scope=None, not_ours=gone, now=deps.clock.now())
+            no = "The forge no longer has this job."
+        elif fresh.repository != job.repository:  # whoever knows the hook's token can write any repository into a delivery
+            no = f"The delivery says that it belongs to {job.repository}; {job.forge} says {fresh.repository}."
+        if no or fresh is None:
+            now = deps.clock.now()
+            await deps.store(jobs.place, deps.db, job.id, labels=(), pool=None, scope=None, not_ours=no, now=now)
         else:
             await _place(replace(job, labels=fresh.labels), deps)
         learned += 1

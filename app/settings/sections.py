@@ -189,8 +189,6 @@ class EngineSettings(Section):
     """Minutes of silence after which a node powers itself off, and after which it counts as lost. Default 5."""
     hold_seconds: float = Field(default=120.0, ge=5, le=3600)
     """Seconds that a worker may hold a lease before another may take over. Default 120: longer than any one step."""
-    create_concurrency: int = Field(default=4, ge=1, le=64)
-    """Machines that are asked for at the same time. Default 4."""
 
     @model_validator(mode="after")
     def _patience(self) -> Self:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import Any
 
 import uvicorn
@@ -21,7 +21,7 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def served(app: Any, **config: Any) -> Iterator[str]:
+def served(app: Any, **config: Any) -> Generator[str]:
     """The base URL while the application is served; it has ended when the block ends."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = _Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1, **config))
@@ -29,7 +29,7 @@ def served(app: Any, **config: Any) -> Iterator[str]:
 
     async def run() -> None:
         serving = asyncio.create_task(server.serve(sockets=[listener]))
-        while not server.started and not serving.done():
+        while not server.started and not serving.done():  # noqa: ASYNC110  uvicorn has no event for it
             await asyncio.sleep(0.001)
         started.set()
         await serving
