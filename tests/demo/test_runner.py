@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import signal
 import stat
+import sys
 from pathlib import Path
 
 import httpx
 import pytest
 
-from app.demo import launch
+from app.demo import launch, machine
 from tests.demo.runners import eventually, jit, job, running
 from tests.fakes.loopback import Loopback, Reply, Request
 
@@ -19,6 +21,14 @@ def script(path: Path, text: str) -> str:
     path.write_text(f"#!/bin/sh\n{text}\n", "utf-8")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return str(path)
+
+
+def test_the_program_is_one_file_that_an_old_python_can_run() -> None:
+    """It is shipped to machines of which we know little: Python 3.8 and nothing installed."""
+    tree = ast.parse(machine.RUNNER.read_text("utf-8"), feature_version=(3, 8))
+    named = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    named |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.partition(".")[0] for name in named} <= sys.stdlib_module_names
 
 
 def test_a_pushed_workflow_runs_to_its_end(process: launch.Running, tmp_path: Path) -> None:
