@@ -19,7 +19,7 @@ from app.web.pages import Pages, Taste, clock_text, rfc3339
 from app.web.parts import WebParts
 from app.web.reads import Reads
 from app.web.sheet import told
-from app.web.words import LOOKS
+from app.web.words import LOOKS, visible
 
 log = logger(__name__)
 
@@ -135,7 +135,7 @@ def router(parts: WebParts, gate: Gate, pages: Pages, reads: Reads) -> APIRouter
                 after = page.last
                 lines = [
                     {"seq": line.seq, "at": rfc3339(line.at), "clock": clock_text(taste, line.at), "source": line.source,
-                     "line": line.line}
+                     "line": visible(line.line)}
                     for line in page.lines
                 ]  # fmt: skip
                 yield event("lines", lines, after)

@@ -22,7 +22,7 @@ from app.core.states import State
 from app.web.errors import Problem
 from app.web.parts import WebParts
 from app.web.schema import LeaseView, Money
-from app.web.words import LOOKS, SIGNS, Look, TimeStyle, because, duration, known_zone, money, rate, stamped
+from app.web.words import LOOKS, SIGNS, Look, TimeStyle, because, duration, known_zone, money, rate, stamped, visible
 
 if TYPE_CHECKING:
     from app.web.auth import Visitor
@@ -85,13 +85,14 @@ class Pages:
             loader=jinja2.FileSystemLoader(HERE / "templates"),
             autoescape=True,
             undefined=jinja2.StrictUndefined,
+            finalize=finalize,
             trim_blocks=True,
             lstrip_blocks=True,
             auto_reload=False,
         )
         filters: dict[str, Any] = {
             "took": duration, "because": because, "look": look, "failed": failed, "machine": machine, "cash": cash,
-            "rate": price, "charge_word": charge_word, "sum2": total, "act": act, "stamp": rfc3339,
+            "rate": price, "charge_word": charge_word, "sum2": total, "cut": cut, "act": act, "stamp": rfc3339,
             "when": jinja2.pass_context(_when),
             "clock": jinja2.pass_context(_clock), "linked": linked, "ticking": ticking,
         }  # fmt: skip
@@ -155,6 +156,11 @@ def _asset(path: Path) -> Asset:
 # --- filters
 
 
+def finalize(value: Any) -> Any:
+    """What every value passes on its way into a page; one that is HTML already passed it before."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def look(state: str) -> Look:
     return LOOKS[State(state)]
 
@@ -179,6 +185,14 @@ def machine(lease: LeaseView) -> str:
 def cash(value: Money) -> str:
     amount = Decimal(value.amount)
     return money(amount, value.currency, 4 if abs(amount) < 100 else 2)
+
+
+def cut(text: str, most: int = 30) -> str | Markup:
+    """A short cell stays short: the rest of a long value is under the pointer, and in the JSON."""
+    if len(text) <= most:
+        return text
+    text = visible(text)
+    return Markup('<span title="{}">{}…</span>').format(text[:1000], text[: most - 1])
 
 
 def total(value: Money) -> str:
@@ -222,7 +236,7 @@ def clock_text(style: TimeStyle, at: datetime) -> str:
 def linked(sentence: str, live: Container[str]) -> Markup:
     """The sentence with the names of live leases as links, and what stands in backticks as code."""
     pieces: list[str | Markup] = []
-    last = 0
+    sentence, last = visible(sentence), 0
     for found in MARKED.finditer(sentence):
         name, code = found.group("name"), found.group("code")
         if name is not None and name not in live:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -12,7 +13,14 @@ from zoneinfo import ZoneInfo, available_timezones
 from app.core.model import Reason
 from app.core.states import State
 
+UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
+"""Control codes and turns of the reading direction: with them a name can look like another one."""
 SIGNS: Mapping[str, str] = {"USD": "$", "EUR": "€", "GBP": "£"}
+
+
+def visible(text: str) -> str:
+    """The text with a box for each character that hides or turns round the others."""
+    return UNSEEN.sub("\u25a1", text)
 
 
 def duration(span: timedelta | float | None) -> str:
