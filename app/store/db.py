@@ -13,11 +13,14 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import event
+from sqlalchemy import event, exc
 from sqlalchemy.dialects import postgresql, sqlite
 
 BUSY = 15.0  # seconds to wait for another process that writes to the same SQLite file
 UPGRADE_LOCK = 7_283_001  # PostgreSQL advisory lock: two services that start at once migrate one after the other
+
+UNREACHABLE = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
+"""What a transaction raises when the database does not answer: it may be tried again."""
 
 
 class DatabaseRefused(ValueError):

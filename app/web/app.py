@@ -10,13 +10,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from app.kit.telemetry import logger
-from app.store import board
 from app.web import api, auth, dashboard, docs_page, intake, live, nodes
 from app.web.doctor import beat_age, beat_late
 from app.web.errors import LoginNeeded, Problem, explain, reply, wants_page
 from app.web.pages import Pages
 from app.web.parts import WebParts
 from app.web.reads import Reads
+from app.web.scrape import Scrape
 from app.web.shield import Shield
 
 log = logger(__name__)
@@ -66,6 +66,7 @@ def build(parts: WebParts) -> FastAPI:
 def service_router(parts: WebParts, gate: auth.Gate) -> APIRouter:
     """What machines ask of the service itself."""
     routes = APIRouter(tags=["service"])
+    scrape = Scrape(parts)
 
     @routes.get("/healthz")
     async def alive() -> dict[str, Any]:
@@ -84,11 +85,10 @@ def service_router(parts: WebParts, gate: auth.Gate) -> APIRouter:
 
     @routes.get("/metrics")
     async def metrics(request: Request) -> Response:
-        """Prometheus text; the gauges are read anew for each scrape."""
+        """Prometheus text; gauges and counters are read from the database at each scrape."""
         if not parts.settings.metrics_open and await gate.visitor(request) is None:
             raise LoginNeeded
-        await refresh(parts)
-        text, media_type = parts.telemetry.exposition()
+        text, media_type = await scrape.text()
         return Response(text, headers={"content-type": media_type})
 
     return routes
@@ -102,25 +102,3 @@ async def _answers(parts: WebParts) -> bool:
         log.warning("not ready", error=f"{type(error).__name__}: {error}")
         return False
     return True
-
-
-async def refresh(parts: WebParts) -> None:
-    """Set the gauges that the database knows. One that does not answer is told by `database_up`, and the scrape goes on."""
-    told, now = parts.telemetry, parts.clock.now()
-    age = beat_age(parts)
-    told.engine_beat_age.set(-1.0 if age is None else age.total_seconds())
-    try:
-        async with asyncio.timeout(READY_PATIENCE):
-            numbers = await parts.lane(board.numbers, parts.db)
-    except Exception as error:  # noqa: BLE001  the other metrics are worth more than an error
-        log.warning("gauges not read", error=f"{type(error).__name__}: {error}")
-        told.database_up.set(0)
-        return
-    told.database_up.set(1)
-    told.leases.replace(numbers.leases)
-    told.spend_rate.replace({at: float(rate) for at, rate in numbers.rates.items()})
-    told.jobs_waiting.replace({(pool,): count for pool, (count, _) in numbers.waiting.items()})
-    waits = {(pool,): max((now - since).total_seconds(), 0.0) for pool, (_, since) in numbers.waiting.items()}
-    told.jobs_oldest_wait.replace(waits)
-    pending = {(name,): max((now - since).total_seconds(), 0.0) for name, since in numbers.destroying.items()}
-    told.destroy_pending.replace(pending)

@@ -141,11 +141,12 @@ def router(parts: WebParts, gate: Gate, pages: Pages, reads: Reads) -> APIRouter
         detail = await reads.lease(ref)
         if ref != detail.name:  # one address for each page
             return RedirectResponse(f"/leases/{quote(detail.name)}", 303)
+        over = detail.gone and not detail.cost.estimate
         found = await reads.find(detail.id)
         tail = await reads.log(found, max(detail.log_lines - TAIL, 0) - 1)
         return pages.page(
             request, "lease.html", visitor, **lease_context(detail, visitor, reads.now()), log=tail.lines, log_last=tail.last,
-            live_page=True, stream="" if detail.gone and not detail.cost.estimate else f"/live/leases/{quote(detail.id)}",
+            live_page=not over, stream="" if over else f"/live/leases/{quote(detail.id)}",
             twin=f"/leases/{quote(detail.name)}.json", said=SAID.get(asked, ""),
         )  # fmt: skip
 

@@ -11,6 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from app.store.db import UNREACHABLE
+
 EXITS: Mapping[str, int] = {"failed": 1, "usage": 2, "not_found": 3, "not_allowed": 4, "conflict": 5}
 """Error codes and the exit codes the CLI ends with (docs/reference: exit codes)."""
 
@@ -74,6 +76,9 @@ def explain(error: Exception) -> Problem:
         sentences = {404: "There is nothing at this address.", 405: "This address does not take that method."}
         message = sentences.get(error.status_code) or error.detail or HTTPStatus(error.status_code).phrase
         return Problem(error.status_code, message, headers=error.headers)
+    if isinstance(error, UNREACHABLE):
+        hint = "Jobs wait meanwhile; everything goes on by itself when it is back."
+        return Problem(503, "The database does not answer.", hint=hint, headers={"retry-after": "5"})
     return Problem(
         500, "Something failed here, and it is not your request.", hint="The log has the cause under this request id."
     )

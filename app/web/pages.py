@@ -96,7 +96,12 @@ class Pages:
             "when": jinja2.pass_context(_when),
             "clock": jinja2.pass_context(_clock), "linked": linked, "ticking": ticking,
         }  # fmt: skip
-        known: dict[str, Any] = {"asset": self._asset_path, "version": parts.settings.version, "demo": parts.settings.demo}
+        known: dict[str, Any] = {
+            "asset": self._asset_path,
+            "version": parts.settings.version,
+            "demo": parts.settings.demo,
+            "public_url": parts.settings.public_url,
+        }
         self._templates.filters.update(filters)
         self._templates.globals.update(known)
 

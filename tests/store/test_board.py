@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from app.core.model import Reason
 from app.core.states import State
-from app.store import board, leases
+from app.store import board, leases, ledger, sweep, tally
 from app.store.db import Database
 from tests.web.story import NOW, afternoon, live_to, move, plan
 
@@ -87,6 +87,26 @@ def test_gauges_are_read_from_live_rows(database: Database) -> None:
     assert found.rates["cloud-a", "rubin"] == Decimal("6.57")
     assert found.waiting["rubin"] == (2, NOW - timedelta(minutes=18))
     assert found.destroying == {"cloud-a": lease.entered_at}
+
+
+def test_the_tally_is_what_ended_in_between(database: Database) -> None:
+    live_to(database, 1, "calm-heron-07", State.RELEASED, NOW - timedelta(hours=5), job=1)
+    live_to(database, 2, "wise-lynx-12", State.RELEASED, NOW, job=2)
+    until = NOW + timedelta(hours=1)
+    found = tally.between(database, NOW, until)
+    assert [(start.pool, start.provider, start.seconds) for start in found.starts] == [("rubin", "cloud-a", 119.0)]
+    assert [(end.reason, end.conclusion, end.gpu) for end in found.ends] == [(Reason.JOB_DONE, "success", "rubin")]
+    assert len(found.stays) == 9 and next(stay.seconds for stay in found.stays if stay.state is State.BUSY) == 640.0
+    assert sum(row.amount for row in found.booked) == ledger.total(database, NOW)["USD"]
+    nothing = tally.between(database, until, until + timedelta(hours=1))
+    assert nothing == tally.Tally((), (), (), ())
+
+
+def test_orphans_are_those_that_the_last_sweep_saw(database: Database) -> None:
+    for place, things in (("provider:cloud-a", {"i-1", "i-2"}), ("provider:cloud-b", {"i-3"}), ("forge:github", {"r-1"})):
+        sweep.sight(database, place, things, NOW, timedelta(0))
+    sweep.sight(database, "provider:cloud-b", set(), NOW, timedelta(0))
+    assert tally.orphans(database) == {"cloud-a": 2}
 
 
 def test_the_overview_s_stamp_moves_with_leases_and_jobs(database: Database) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from app.core.model import Reason
-from app.store import audit, lease_views
+from app.core.states import State
+from app.store import audit, lease_views, ledger, sweep
 from app.store.people import Role
 from providers.contract import Health
 from tests.web.conftest import Rebuilt, Service
-from tests.web.story import NOW, afternoon
+from tests.web.story import NOW, afternoon, failed, live_to
 
 
 async def test_a_lease_whole(service: Service) -> None:
@@ -208,6 +210,32 @@ async def test_metrics_show_the_rows_of_now_and_no_label_grows(service: Service)
     ):
         assert line in before.splitlines()
     assert len(after.splitlines()) - len(before.splitlines()) <= 2
+
+
+async def test_counters_grow_by_what_ended_since_the_last_scrape(service: Service) -> None:
+    live_to(service.db, 1, "brave-otter-41", State.RELEASED, NOW - timedelta(minutes=14), job=1)
+    async with service.client() as client:
+        await client.get("/metrics")  # what ended before the service started is not its to count
+        live_to(service.db, 2, "swift-hare-02", State.RELEASED, NOW, job=2, conclusion="cancelled")
+        failed(service.db, 3, "dull-crow-90", NOW)
+        sweep.sight(service.db, "provider:cloud-a", {"i-lost"}, NOW, timedelta(0))
+        service.clock.advance(1_300)
+        text = (await client.get("/metrics")).text
+        again = (await client.get("/metrics")).text
+    for line in (
+        'sublet_leases_total{gpu="rubin",outcome="completed",provider="cloud-a"} 1.0',
+        'sublet_leases_total{gpu="rubin",outcome="boot_failed",provider="cloud-a"} 1.0',
+        'sublet_jobs_total{pool="rubin",result="cancellation"} 1.0',
+        'sublet_job_start_duration_seconds_count{pool="rubin",provider="cloud-a"} 1.0',
+        'sublet_lease_phase_duration_seconds_sum{gpu="rubin",phase="busy",provider="cloud-a"} 640.0',
+        'sublet_orphans{provider="cloud-a"} 1.0',
+    ):
+        assert line in text.splitlines(), line
+    spent = [float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith("sublet_spend_total{")]
+    booked = ledger.total(service.db, NOW)["USD"]
+    assert round(sum(spent), 6) == float(booked) and [line for line in again.splitlines() if "_total{" in line] == [
+        line for line in text.splitlines() if "_total{" in line
+    ]
 
 
 async def test_metrics_may_be_closed(service: Service, rebuilt: Rebuilt) -> None:

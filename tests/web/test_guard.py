@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
+from sqlalchemy.exc import OperationalError
 
+from app.kit.threads import InlineLane
 from app.store.people import Role
 from app.web.auth import RANK, Need
 from app.web.shield import CSP
-from tests.web.conftest import Service
+from tests.web.conftest import Rebuilt, Service
 from tests.web.story import afternoon
 
 WEB = Path(__file__).resolve().parents[2] / "app" / "web"
@@ -160,6 +162,19 @@ async def test_an_unexpected_failure_is_answered_and_tells_nothing_of_itself(ser
     assert (page.status_code, told.status_code) == (500, 500)
     assert "hunter2" not in page.text + told.text
     assert told.json()["error"]["exit"] == 1 and page.headers["content-security-policy"] == CSP
+
+
+async def test_a_database_that_does_not_answer_is_said_to_people_and_programs(rebuilt: Rebuilt) -> None:
+    class DownLane(InlineLane):
+        async def __call__(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+            raise OperationalError("SELECT 1", {}, ConnectionRefusedError("no route to 10.0.0.7"))
+
+    service = rebuilt(lane=DownLane())
+    async with service.client(Role.ADMIN, accept="text/html") as client:
+        page, told = await client.get("/queue"), await client.get("/api/v1/queue")
+    assert (page.status_code, told.status_code) == (503, 503) and page.headers["retry-after"] == "5"
+    assert "The database does not answer." in page.text and "Try again" in page.text
+    assert told.json()["error"]["exit"] == 1 and "10.0.0.7" not in page.text + told.text
 
 
 async def test_the_description_of_the_api_is_drawn_without_any_script(service: Service) -> None:

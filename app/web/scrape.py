@@ -1,0 +1,107 @@
+"""/metrics: gauges from the live rows, counters from what ended since the last scrape. The database is the only witness.
+
+So nothing is lost when the engine runs in another process, and nothing is counted that was not committed.
+Several web processes on one database each count everything: take `max`, not `sum`, over them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import timedelta
+
+from app.core.model import Reason
+from app.kit.telemetry import logger
+from app.store import board, tally
+from app.web.doctor import beat_age
+from app.web.parts import WebParts
+
+log = logger(__name__)
+
+PATIENCE = 3.0
+"""Seconds that the database may take; a scrape must not hang on it."""
+SETTLED = timedelta(seconds=2)
+"""Rows are dated when their transaction begins: younger ones may not be visible yet, and wait for the next scrape."""
+OUTCOMES: Mapping[Reason, str] = {
+    Reason.JOB_DONE: "completed",
+    Reason.JOB_GONE: "unused",
+    Reason.IDLE_TIMEOUT: "unused",
+    Reason.NO_OFFER: "no_offer",
+    Reason.NO_CAPACITY: "no_offer",
+    Reason.PROVIDER_REFUSED: "no_offer",
+    Reason.PLAN_TIMEOUT: "no_offer",
+    Reason.LAUNCH_TIMEOUT: "boot_failed",
+    Reason.BOOT_TIMEOUT: "boot_failed",
+    Reason.PROVE_TIMEOUT: "verify_failed",
+    Reason.BAD_NODE: "verify_failed",
+    Reason.JOB_TIMEOUT: "timeout",
+    Reason.INSTANCE_LOST: "preempted",
+    Reason.OPERATOR: "destroyed_by_user",
+    Reason.SHUTDOWN: "destroyed_by_user",
+}
+RESULTS: Mapping[str, str] = {
+    "success": "success",
+    "neutral": "success",
+    "failure": "failure",
+    "failed": "failure",
+    "cancelled": "cancellation",
+    "canceled": "cancellation",
+    "timed_out": "timeout",
+    "skipped": "skip",
+}
+"""The forges' words -> those of OpenTelemetry's `cicd.pipeline.result`; any other is an error."""
+
+
+class Scrape:
+    """Remembers until when it has counted."""
+
+    def __init__(self, parts: WebParts) -> None:
+        self._parts = parts
+        self._counted_until = parts.clock.now()
+        self._turn = asyncio.Lock()  # two scrapes at once must not count the same rows
+
+    async def text(self) -> tuple[bytes, str]:
+        """The text of one scrape and its content type; told even when the database does not answer."""
+        parts = self._parts
+        age = beat_age(parts)
+        parts.telemetry.engine_beat_age.set(-1.0 if age is None else age.total_seconds())
+        try:
+            async with self._turn, asyncio.timeout(PATIENCE):
+                await self._gauges()
+                await self._counters()
+        except Exception as error:  # noqa: BLE001  the other metrics are worth more than an error
+            log.warning("metrics not read", error=f"{type(error).__name__}: {error}")
+            parts.telemetry.database_up.set(0)
+        else:
+            parts.telemetry.database_up.set(1)
+        return parts.telemetry.exposition()
+
+    async def _gauges(self) -> None:
+        parts, told, now = self._parts, self._parts.telemetry, self._parts.clock.now()
+        numbers = await parts.lane(board.numbers, parts.db)
+        strangers = await parts.lane(tally.orphans, parts.db)
+        told.leases.replace(numbers.leases)
+        told.spend_rate.replace({at: float(rate) for at, rate in numbers.rates.items()})
+        told.jobs_waiting.replace({(pool,): count for pool, (count, _) in numbers.waiting.items()})
+        waits = {(pool,): max((now - since).total_seconds(), 0.0) for pool, (_, since) in numbers.waiting.items()}
+        told.jobs_oldest_wait.replace(waits)
+        pending = {(name,): max((now - since).total_seconds(), 0.0) for name, since in numbers.destroying.items()}
+        told.destroy_pending.replace(pending)
+        told.orphans.replace({(name,): count for name, count in strangers.items()})
+
+    async def _counters(self) -> None:
+        parts, told, until = self._parts, self._parts.telemetry, self._parts.clock.now() - SETTLED
+        if until <= self._counted_until:
+            return
+        found = await parts.lane(tally.between, parts.db, self._counted_until, until)
+        self._counted_until = until
+        for stay in found.stays:
+            told.lease_phase.observe(stay.seconds, phase=str(stay.state), provider=stay.provider, gpu=stay.gpu)
+        for start in found.starts:
+            told.job_start.observe(start.seconds, pool=start.pool, provider=start.provider)
+        for end in found.ends:
+            outcome = "failed" if end.reason is None else OUTCOMES.get(end.reason, "failed")
+            told.leases_ended.add(provider=end.provider, gpu=end.gpu, outcome=outcome)
+            if end.conclusion:
+                told.jobs.add(pool=end.pool, result=RESULTS.get(end.conclusion, "error"))
+        for row in found.booked:
+            told.spend.add(float(row.amount), provider=row.provider, gpu=row.gpu, pool=row.pool, kind=str(row.kind))
