@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from app.demo import image, launch, machine
 from app.settings import Loaded, load
 
 REPOSITORY = "acme/train"
+CALL_SECONDS = 120.0
 DOCKER = "unix:///var/run/docker.sock"
 NOTE = "Demo: this pool asks for no GPU, so the job runs on this machine and costs nothing."
 
@@ -32,20 +32,23 @@ class Demo:
 
     async def start(self, own_url: str) -> list[str]:
         """Point the forge's webhook at us and queue the job, unless one is under way. Returns the lines to print."""
-        async with httpx.AsyncClient(base_url=self.forge.url, headers=self._headers(), timeout=10) as client:
-            (await client.post("/_demo/hook", json={"url": f"{own_url}/hooks/github"})).raise_for_status()
-            state = (await client.get("/_demo/state")).raise_for_status().json()
-            if any(job["status"] != "completed" for job in state["jobs"]):
-                return [f"Demo job of {REPOSITORY} goes on where it was."]
-            (await client.post("/_demo/push", json={"repository": REPOSITORY})).raise_for_status()
+        await asyncio.to_thread(self.forge.ask, "hook", {"url": f"{own_url}/hooks/github"})
+        state = await asyncio.to_thread(self.forge.ask, "state")
+        if any(job["status"] != "completed" for job in state["jobs"]):
+            return [f"Demo job of {REPOSITORY} goes on where it was."]
+        await asyncio.to_thread(self.forge.ask, "push", {"repository": REPOSITORY})
         return [f"Demo job {REPOSITORY} · gpu-eval queued on the built-in forge: no account, no cost."]
+
+    async def keep_alive(self) -> None:
+        """Call on the forge for ever: it ends by itself once nobody has called for a quarter of an hour."""
+        while True:
+            await asyncio.sleep(CALL_SECONDS)
+            with contextlib.suppress(launch.DemoError):
+                await asyncio.to_thread(self.forge.ask, "alive")
 
     def stop(self) -> None:
         """End the forge."""
         launch.stop(self.data)
-
-    def _headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.forge.token_file.read_text().strip()}"}
 
 
 async def prepare(loaded: Loaded, public_url: str, provider: str) -> Demo:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import structlog
 import uvicorn
@@ -116,6 +117,7 @@ async def _run(flags: Flags) -> int:
         if demonstrates:
             demo = await demo_service.prepare(loaded, public_url, flags.demo_provider)
             loaded = demo.loaded
+        alone = _sole(loaded)  # noqa: F841  held until the process ends
         service = from_settings(loaded.settings, public_url, demo=demonstrates)
         try:
             await _serve(service, loaded, flags, listener, own_url, demo, stopping)
@@ -149,9 +151,10 @@ async def _serve(
     tasks: list[asyncio.Task[Any]] = []
     if flags.role != "engine":
         tasks.append(asyncio.create_task(server.serve(sockets=[listener]), name="web"))
-    engine = asyncio.create_task(service.engine.run(), name="engine") if flags.role != "web" else None
-    if engine is not None:
-        tasks.append(engine)
+    if flags.role != "web":
+        tasks.append(asyncio.create_task(service.engine.run(), name="engine"))
+    if demo is not None:
+        tasks.append(asyncio.create_task(demo.keep_alive(), name="demo"))
     ready = Path(settings.data) / "service.json"
     try:
         while flags.role != "engine" and not server.started and not any(task.done() for task in tasks):  # noqa: ASYNC110
@@ -166,8 +169,8 @@ async def _serve(
         with contextlib.suppress(FileNotFoundError):
             ready.unlink()
         server.should_exit = True
-        if engine is not None:
-            engine.cancel()
+        for task in tasks[1:] if flags.role != "engine" else tasks:  # the web ends by itself, in order
+            task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         await service.engine.stop()
     for result in results:
@@ -240,6 +243,24 @@ def _listen(loaded: Loaded) -> Generator[socket.socket]:
         raise OSError(f"{server.host}:{server.port} cannot be listened on: {error.strerror}. Try --port.") from None
     with listener:
         yield listener
+
+
+def _sole(loaded: Loaded) -> IO[str] | None:
+    """SQLite serves one process: a second one on the same data folder is refused. PostgreSQL serves many.
+
+    The lock is the kernel's, so it ends with the process, however that ends. Raises OSError."""
+    address = loaded.settings.database.address()
+    if address is not None and not address.startswith("sqlite"):
+        return None
+    data = Path(loaded.settings.data)
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = (data / "service.lock").open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise OSError(f"another Sublet works on {data.absolute()}. Stop it, or use PostgreSQL for several processes.") from None
+    return lock
 
 
 def _reachable(host: str) -> str:

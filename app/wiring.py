@@ -25,7 +25,7 @@ from app.kit.threads import Lane, ThreadLane
 from app.metered import MeteredForge, MeteredProvider
 from app.node import package
 from app.settings import PoolSettings, SecretPlace, Settings
-from app.store import jobs, sweep
+from app.store import jobs, leases, sweep
 from app.store.db import Database, upgrade
 from app.store.vault import Vault
 from app.web.app import build as build_web
@@ -170,6 +170,8 @@ def from_settings(
     silent = timedelta(minutes=settings.engine.silent_minutes)
     db = Database(url)
     jobs.reconsider(db)  # what was not ours under the last settings may be now
+    if not db.postgresql:  # one process at a time (app.main holds a lock): the claims of one that was killed need not run out
+        leases.free_claims(db)
     return assemble(
         db=db,
         vault=Vault(data / "vault.keys"),

@@ -40,6 +40,7 @@ __all__ = [
     "ask",
     "claim",
     "find",
+    "free_claims",
     "get",
     "keep",
     "listing",
@@ -136,6 +137,14 @@ def claim(db: Database, worker: str, now: datetime, limit: int, hold: timedelta)
     )
     with db.write() as conn:
         return sorted((lease_of(row) for row in conn.execute(statement)), key=lambda one: (one.due, one.id))
+
+
+def free_claims(db: Database) -> int:
+    """Let go of every claim: for the one process that may use this database, at its start. How many there were.
+
+    A process that was killed leaves its claims behind; nobody else can be at work on them."""
+    with db.write() as conn:
+        return conn.execute(sa.update(lease).where(LIVE, lease.c.claim != "").values(claim="", claimed_until=None)).rowcount
 
 
 def keep(db: Database, held: Lease, values: Mapping[str, Any], now: datetime) -> bool:

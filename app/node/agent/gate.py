@@ -54,7 +54,7 @@ class Gate:
         self._folder.chmod(0o755)
         place = self._folder / "gate"
         if len(os.fsencode(place)) > LONGEST_PATH:
-            short = Path(tempfile.mkdtemp(prefix="sublet-"))
+            short = Path(tempfile.mkdtemp(prefix="sublet-", dir="/tmp"))  # TMPDIR may be as deep as the folder itself
             short.chmod(0o755)
             place = self._short = short / "gate"
         words = " ".join(shlex.quote(word) for word in (*self._program, "hook", str(place)))
