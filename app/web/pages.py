@@ -183,7 +183,7 @@ def machine(lease: LeaseView) -> str:
         return str(offer.get("title") or offer.get("id") or "machine without GPU")[:100]
     gpu = str(offer["gpu"])
     gpu = gpu.upper() if any(char.isdigit() for char in gpu) else gpu.capitalize()
-    memory = f" {offer['gpu_memory_gib']} GB" if offer.get("gpu_memory_gib") else ""
+    memory = f" {offer['gpu_memory_gib']}\u00a0GB" if offer.get("gpu_memory_gib") else ""
     return f"{offer.get('gpus') or 1}×{gpu}{memory}"[:100]
 
 
