@@ -194,7 +194,8 @@ async def test_a_node_that_never_speaks_is_given_up_and_replaced(database: Datab
     async with World(database, tmp_path, pools=[pool_of(boot_limit=timedelta(minutes=5))]) as world:
         world.manners = [Manner.SILENT]
         key = world.github.queue(LABELS)
-        await world.run_until(lambda: bool(world.github.conclusion(key)) and world.all_released(), within=timedelta(hours=1))
+        done = lambda: bool(world.github.conclusion(key)) and world.all_released()  # noqa: E731
+        await world.run_until(done, within=timedelta(hours=1), stride=6)
         assert [lease.reason for lease in world.leases()] == [Reason.BOOT_TIMEOUT, Reason.JOB_DONE]
         world.assert_clean()
 
@@ -239,7 +240,7 @@ async def test_a_stuck_destroy_blocks_nothing_and_is_paid_until_absence_is_prove
         second = world.github.queue(LABELS)
         await world.run_until(lambda: bool(world.github.conclusion(second)))
         assert world.leases()[0].state is State.DESTROYING
-        await world.run_until(world.all_released, within=timedelta(hours=1))
+        await world.run_until(world.all_released, within=timedelta(hours=1), stride=15)
         assert world.github.conclusion(first) == "success"
         assert abs(world.ledger() - world.invoiced()) < Decimal("0.05"), "a little is paid until the next look proves it"
 

@@ -20,16 +20,33 @@ async def tend(deps: Deps) -> int:
     """Light or refresh every beacon that is due; how many were. A forge that is down is asked again at the next beat."""
     lit = 0
     now = deps.clock.now()
+    wanted: set[tuple[str, str, str]] = set()
     for forge_name, pool_name, scope in await deps.store(jobs.scopes_since, deps.db, now - REMEMBERED):
         forge, pool = deps.forges.get(forge_name), deps.pools.get(pool_name)
         if forge is None or pool is None or not pool.beacon:
             continue
         labels = beacon_labels(pool)
+        wanted.add((forge_name, str(scope), beacons.as_listed(",".join(labels))))
         known = await deps.store(beacons.get, deps.db, forge_name, str(scope), ",".join(labels))
         if known is not None and known.lit_at is not None and now - known.lit_at < deps.timing.beacon:
             continue
         lit += await _light(deps, forge_name, scope, labels, known)
+    await _put_out(deps, wanted)
     return lit
+
+
+async def _put_out(deps: Deps, wanted: set[tuple[str, str, str]]) -> None:
+    """Take the beacons off the forge that no pool, or no job for a week, asks for any more."""
+    for known in await deps.store(beacons.listing, deps.db):
+        if (known.forge, known.scope, known.labels) in wanted:
+            continue
+        forge = deps.forges.get(known.forge)
+        try:
+            if forge is not None and known.runner_id:
+                await deps.forge_lane(forge.remove_runner, Scope.parse(known.scope), known.runner_id)
+        except ForgeError:
+            continue  # at the next beat
+        await deps.store(beacons.remove, deps.db, known.forge, known.scope, known.labels)
 
 
 async def _light(deps: Deps, forge_name: str, scope: Scope, labels: tuple[str, ...], known: beacons.Beacon | None) -> int:

@@ -47,6 +47,11 @@ def put(db: Database, forge: str, scope: str, labels: str, runner_id: str, crede
         conn.execute(statement)
 
 
+def as_listed(labels: str) -> str:
+    """How these labels read in a `Beacon` of the list."""
+    return _fit(labels, 500)
+
+
 def remove(db: Database, forge: str, scope: str, labels: str) -> bool:
     """Forget it; False if there was none."""
     with db.write() as conn:
