@@ -241,6 +241,9 @@ def _listen(loaded: Loaded) -> Generator[socket.socket]:
         listener = socket.create_server((server.host, server.port), family=family, backlog=2048)
     except OSError as error:
         raise OSError(f"{server.host}:{server.port} cannot be listened on: {error.strerror}. Try --port.") from None
+    # Connections inherit it. asyncio sets it only for sockets that name their protocol, which this one does not; without
+    # it the body of each answer waits 40 ms for the acknowledgement of its head (Nagle against delayed ACK).
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with listener:
         yield listener
 
