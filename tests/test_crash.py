@@ -37,8 +37,11 @@ def service(folder: Path, port: int, *flags: str) -> Generator[subprocess.Popen[
         yield process
     finally:
         if process.poll() is None:
+            process.send_signal(signal.SIGINT)  # a killed one would leave its machine to the dead-man switch
+        try:
+            process.wait(40)
+        finally:
             process.kill()
-        process.wait(10)
 
 
 def free_port() -> int:
@@ -125,7 +128,7 @@ def test_a_second_service_on_the_same_data_is_refused(tmp_path: Path) -> None:
             assert second.wait(20) == 1
         assert "another Sublet works on" in (tmp_path / "service.log").read_text()
         assert newest(tmp_path) is not None, "the first goes on"
-    launch.stop(tmp_path / "data")
+    assert left_over(tmp_path) == []
 
 
 def test_the_service_speaks_tls_by_itself(tmp_path: Path) -> None:
