@@ -15,7 +15,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import structlog
 import uvicorn
@@ -117,14 +117,16 @@ async def _run(flags: Flags) -> int:
         if demonstrates:
             demo = await demo_service.prepare(loaded, public_url, flags.demo_provider)
             loaded = demo.loaded
-        alone = _sole(loaded)  # noqa: F841  held until the process ends
-        service = from_settings(loaded.settings, public_url, demo=demonstrates)
-        try:
-            await _serve(service, loaded, flags, listener, own_url, demo, stopping)
-        finally:
-            await service.aclose()
-            if demo is not None:
-                demo.stop()
+        with _sole(loaded):
+            try:
+                service = from_settings(loaded.settings, public_url, demo=demonstrates)
+                try:
+                    await _serve(service, loaded, flags, listener, own_url, demo, stopping)
+                finally:
+                    await service.aclose()
+            finally:
+                if demo is not None:
+                    demo.stop()
     return 0
 
 
@@ -248,22 +250,23 @@ def _listen(loaded: Loaded) -> Generator[socket.socket]:
         yield listener
 
 
-def _sole(loaded: Loaded) -> IO[str] | None:
+@contextlib.contextmanager
+def _sole(loaded: Loaded) -> Generator[None]:
     """SQLite serves one process: a second one on the same data folder is refused. PostgreSQL serves many.
 
     The lock is the kernel's, so it ends with the process, however that ends. Raises OSError."""
     address = loaded.settings.database.address()
     if address is not None and not address.startswith("sqlite"):
-        return None
+        yield
+        return
     data = Path(loaded.settings.data)
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = (data / "service.lock").open("a")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise OSError(f"another Sublet works on {data.absolute()}. Stop it, or use PostgreSQL for several processes.") from None
-    return lock
+    with (data / "service.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OSError(f"another Sublet works on {data.absolute()}. Stop it, or use PostgreSQL for several.") from None
+        yield
 
 
 def _reachable(host: str) -> str:
