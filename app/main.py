@@ -166,7 +166,11 @@ async def _serve(
         await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         if demo is not None:
-            await _end_all(service)
+            _say(flags, "\nStopping: the demo's machines are being ended. Ctrl-C again stops at once.")
+            left = await _end_all(service)
+            _say(
+                flags, "Nothing is left running." if not left else f"{left} machines are not proven gone yet; see `sublet ps`."
+            )
     finally:
         with contextlib.suppress(FileNotFoundError):
             ready.unlink()
@@ -194,25 +198,30 @@ async def _announce(service: Service, ready: Path, own_url: str, flags: Flags, d
         print(*lines, sep="\n", flush=True)
 
 
-async def _end_all(service: Service) -> None:
-    """The demo leaves nothing behind: every lease is ended, and its instance proven gone, before the service stops."""
+async def _end_all(service: Service) -> int:
+    """The demo leaves nothing behind: every lease is ended, and its instance proven gone, before the service stops.
+
+    Returns how many were not proven gone in time."""
     deps = service.deps
     service.engine.planning = False
-    async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(contextlib.suppress(TimeoutError))
-        await stack.enter_async_context(asyncio.timeout(PATIENCE.total_seconds()))
-        asked: set[str] = set()
-        while live := await deps.store(leases.listing, service.db, which="live", limit=1000, before=None):
-            for lease in live:
-                if lease.id not in asked:
-                    text = "The demo ends."
-                    now = deps.clock.now()
-                    await deps.store(
-                        leases.ask, service.db, lease.id, "destroy", reason=Reason.SHUTDOWN, text=text, actor="demo", now=now
-                    )
-                    asked.add(lease.id)
-            deps.bell.ring()
-            await asyncio.sleep(0.05)
+    asked: set[str] = set()
+    end = deps.clock.monotonic() + PATIENCE.total_seconds()
+    while live := await deps.store(leases.listing, service.db, which="live", limit=1000, before=None):
+        if deps.clock.monotonic() > end:
+            break
+        for lease in live:
+            if lease.id not in asked:
+                now, text = deps.clock.now(), "The demo ends."
+                await deps.store(leases.ask, service.db, lease.id, "destroy", Reason.SHUTDOWN, text, "demo", now)
+                asked.add(lease.id)
+        deps.bell.ring()
+        await deps.clock.sleep(0.05)
+    return len(live)
+
+
+def _say(flags: Flags, text: str) -> None:
+    if not flags.quiet:
+        print(text, flush=True)
 
 
 class _Server(uvicorn.Server):

@@ -247,7 +247,8 @@ def providers_of(settings: Settings, data: Path) -> dict[str, Provider]:
 
 def pool_of(pool: PoolSettings, settings: Settings) -> Pool:
     """A pool of the settings as the value that the core decides with."""
-    forge_scope = settings.github.scope if settings.github is not None else "repository"
+    github = settings.github
+    enterprise = github.enterprise if github is not None and "enterprise" in (pool.scope, github.scope) else ""
     return Pool(
         name=pool.name,
         labels=frozenset(pool.labels),
@@ -271,9 +272,10 @@ def pool_of(pool: PoolSettings, settings: Settings) -> Pool:
         may_add=frozenset(pool.may_add),
         rent_on_burst_only=pool.rent == "burst",
         image=pool.image,
-        scope=ScopeKind(pool.scope or forge_scope),
-        scope_path=pool.scope_path or (settings.github.enterprise if settings.github and pool.scope == "enterprise" else ""),
-        runner_group=pool.runner_group or (settings.github.runner_group if settings.github else ""),
+        scope=ScopeKind(pool.scope) if pool.scope is not None else None,
+        scopes={"github": ScopeKind(github.scope)} if github is not None else {},
+        scope_path=pool.scope_path or enterprise,
+        runner_group=pool.runner_group or (github.runner_group if github is not None else ""),
         runner_command=pool.runner_command,
         max_duration=timedelta(minutes=pool.max_minutes),
         idle_limit=timedelta(minutes=pool.idle_minutes),

@@ -10,6 +10,7 @@ import pytest
 
 from app.core.model import JobState, Reason, RepositoryRule, ScopeKind
 from app.core.states import State
+from app.demo.nouns import ApiFault
 from app.engine import reaper
 from app.store import audit, ledger, nodes
 from app.store.db import Database
@@ -175,6 +176,32 @@ async def test_a_cloud_that_is_down_makes_the_job_wait_and_work_goes_on_by_itsel
         assert "Provider cloud: cloud: no answer to offers" in world.job(key).wait
         await world.run_until(world.all_released)
         assert world.github.conclusion(key) == "success"
+
+
+async def test_a_forge_that_is_down_makes_the_job_wait_and_the_queue_says_so(database: Database, tmp_path: Path) -> None:
+    """The node is up and proven when the forge stops answering; the same machine serves when it is back."""
+    async with World(database, tmp_path) as world:
+        world.github.state.book.faults.api.append(ApiFault("generate-jitconfig", 502, times=4))
+        key = world.github.queue(LABELS)
+        await world.run_until(lambda: bool(world.leases()) and world.lease().tries > 1)
+        await world.step()
+        assert "is registering its runner. github:" in world.job(key).wait
+        await world.run_until(world.all_released)
+        assert world.github.conclusion(key) == "success"
+        assert len(world.leases()) == 1
+        world.assert_clean()
+
+
+async def test_a_runner_whose_answer_was_lost_is_removed_and_made_again_under_a_fresh_name(
+    database: Database, tmp_path: Path
+) -> None:
+    async with World(database, tmp_path) as world:
+        world.github.state.book.faults.api.append(ApiFault("generate-jitconfig", 502, times=1, after=True))
+        key = world.github.queue(LABELS)
+        await world.run_until(world.all_released)
+        assert world.github.conclusion(key) == "success"
+        assert world.lease().mint_try == 2
+        world.assert_clean()
 
 
 async def test_a_node_that_is_less_than_it_was_sold_for_gets_no_credential(database: Database, tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ NEVER = datetime.max.replace(tzinfo=UTC)
 
 def scope_of(job: Job, pool: Pool) -> Scope:
     """Where the runner for this job is registered: the job's repository unless the pool says wider."""
-    if pool.scope is ScopeKind.REPOSITORY:
+    kind = pool.scope or pool.scopes.get(job.forge, ScopeKind.REPOSITORY)
+    if kind is ScopeKind.REPOSITORY:
         return Scope(ScopeKind.REPOSITORY, job.repository)
     owner = job.repository.rpartition("/")[0] if job.forge.startswith("gitlab") else job.repository.partition("/")[0]
-    return Scope(pool.scope, pool.scope_path or owner)
+    return Scope(kind, pool.scope_path or owner)
 
 
 def place(job: Job, pools: Sequence[Pool], repositories: Sequence[RepositoryRule]) -> tuple[Pool, Scope] | str:

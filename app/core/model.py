@@ -135,7 +135,8 @@ class Pool:
     may_add: frozenset[str] = frozenset()  # "spot", "burst", "region:sg", "gpus:4" (at most), "gpu:h100"
     rent_on_burst_only: bool = False  # own hosts first; rent only for jobs that say `burst`
     image: str | None = None
-    scope: ScopeKind = ScopeKind.REPOSITORY
+    scope: ScopeKind | None = None  # where its runners are registered; None: as its forge has it
+    scopes: Mapping[str, ScopeKind] = field(default_factory=dict[str, ScopeKind])  # by forge; else the repository
     scope_path: str = ""  # the organisation or enterprise; empty: the job's own owner
     runner_group: str = ""
     runner_command: tuple[str, ...] = ()  # empty: the forge's usual one
