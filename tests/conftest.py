@@ -1,9 +1,24 @@
 """What every test shares: the real parts, and the list of those that this machine lacks."""
 
 import logging
+import os
 
 import pytest
 import structlog
+
+# Machines have these folders on their PATH, however little the person has who runs the tests.
+os.environ["PATH"] = os.pathsep.join(
+    dict.fromkeys(
+        [
+            *filter(None, os.environ.get("PATH", "").split(os.pathsep)),
+            "/usr/local/bin",
+            "/usr/bin",
+            "/bin",
+            "/usr/sbin",
+            "/sbin",
+        ]
+    )
+)
 
 pytest_plugins = ["tests.parts.postgres", "tests.parts.docker", "tests.parts.browser"]
 
