@@ -308,6 +308,19 @@ async def test_an_orphan_is_destroyed_only_when_it_was_seen_twice(database: Data
         assert world.github.conclusion(key) == "success"
 
 
+async def test_a_runner_that_no_lease_owns_is_removed_and_a_neighbours_is_not(database: Database, tmp_path: Path) -> None:
+    async with World(database, tmp_path) as world:
+        world.github.queue(LABELS)
+        await world.run_until(world.all_released)
+        deps, now = world.service.deps, world.clock.now()
+        for name in (f"{deps.runner_prefix}lost-1", "sublet-someone-else-1"):
+            world.github.state.register("repos/acme/train", name, LABELS, 1, now)
+        assert await reaper.reap_runners(deps) == 0
+        world.clock.advance(timedelta(minutes=15))
+        assert await reaper.reap_runners(deps) == 1
+        assert world.github.registered() == ["sublet-someone-else-1"]
+
+
 async def test_a_pool_without_a_gpu_asks_for_none(database: Database, tmp_path: Path) -> None:
     async with World(database, tmp_path, pools=[pool_of(need=Need(max_price_per_hour=Decimal(9)))]) as world:
         key = world.github.queue(["self-hosted", "Linux", *LABELS])

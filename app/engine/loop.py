@@ -46,6 +46,7 @@ class Engine:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._every(timedelta(seconds=1), self._learn, "learn"))
             group.create_task(self._every(timing.sweep, self._reap, "sweep"))
+            group.create_task(self._every(timing.forge_sweep, self._reap_runners, "forge sweep"))
             group.create_task(self._every(timing.sweep, self._light, "beacon"))
             group.create_task(self._every(timedelta(days=1), self._tidy, "tidy"))
             group.create_task(self._lead())
@@ -94,6 +95,9 @@ class Engine:
 
     async def _reap(self) -> None:
         await reaper.reap(self.deps)
+
+    async def _reap_runners(self) -> None:
+        await reaper.reap_runners(self.deps)
 
     async def _light(self) -> None:
         await beacon.tend(self.deps)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from datetime import timedelta
 
 import structlog
 
+from app.core.model import Scope
 from app.engine.step import Deps
-from app.store import audit, lease_views, sweep
+from app.forges.contract import ForgeError, RunnerBusy
+from app.store import audit, jobs, lease_views, sweep
 from providers.contract import Instance, ProviderError
 
 APART = timedelta(seconds=45)  # between the two sightings; more than any list lags behind a create whose row is there
+REMEMBERED = timedelta(days=7)  # scopes whose last job is older are left alone
 LEAST = 3  # so many orphans may go without asking a person, however small the fleet
 
 log = structlog.get_logger()
@@ -45,6 +49,35 @@ async def _sweep(name: str, deps: Deps) -> int:
         await deps.store(audit.note, deps.db, deps.clock.now(), "reaper", "instance.orphan", f"instance:{orphan.id}", text)
         await provider.destroy(orphan.id)
     return len(orphans)
+
+
+async def reap_runners(deps: Deps) -> int:
+    """One sweep over the forges: runners under our name that no live lease owns, seen twice and not busy, are removed."""
+    gone = 0
+    scopes = await deps.store(jobs.scopes_since, deps.db, deps.clock.now() - REMEMBERED)
+    for forge, scope in sorted({(forge, scope) for forge, _, scope in scopes if forge in deps.forges}):
+        try:
+            gone += await _sweep_scope(forge, scope, deps)
+        except ForgeError as error:
+            log.warning("sweep.unreadable", forge=forge, scope=str(scope), error=str(error))
+    return gone
+
+
+async def _sweep_scope(name: str, scope: Scope, deps: Deps) -> int:
+    forge = deps.forges[name]
+    before = await deps.store(lease_views.live_runners, deps.db)
+    listed = await deps.forge_lane(forge.runners, scope, deps.runner_prefix)
+    owned = before | await deps.store(lease_views.live_runners, deps.db)
+    strangers = {view.runner_id: view for view in listed if view.name not in owned and view.busy is not True}
+    twice = await deps.store(sweep.sight, deps.db, f"forge:{name}:{scope}", set(strangers), deps.clock.now(), APART)
+    for runner_id in sorted(twice):
+        name_there = strangers[runner_id].name
+        log.warning("sweep.orphan_runner", forge=name, scope=str(scope), runner=name_there)
+        text = f"{name} lists {name_there} in {scope}, which no live lease owns; seen twice."
+        await deps.store(audit.note, deps.db, deps.clock.now(), "reaper", "runner.orphan", f"runner:{runner_id}", text)
+        with contextlib.suppress(RunnerBusy):
+            await deps.forge_lane(forge.remove_runner, scope, runner_id)
+    return len(twice)
 
 
 async def _ask_a_person(name: str, orphans: Sequence[Instance], listed: int, deps: Deps) -> None:

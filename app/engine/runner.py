@@ -50,7 +50,7 @@ async def _mint(lease: Lease, deps: Deps) -> Answer:
             return Wait(pause(lease.tries), "A runner of an earlier try says that it is busy.", failed=True)
         except (ForgeDown, ForgeRefused) as error:
             return Wait(pause(lease.tries), str(error), failed=True)
-    name = f"{lease.tag}-{lease.mint_try + 1}"[-63:].lstrip("-")
+    name = f"{deps.runner_prefix}{lease.name[:32]}-{lease.id[:8]}-{lease.mint_try + 1}"  # fresh for ever, and at most 63
     order = RunnerOrder(
         name=name,
         scope=lease.key.scope,

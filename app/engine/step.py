@@ -52,6 +52,7 @@ class Timing:
     silent: timedelta = timedelta(minutes=3)  # a node that says nothing for so long is taken for dead
     ban: timedelta = timedelta(minutes=1)  # of an offer that failed once
     sweep: timedelta = timedelta(minutes=1)
+    forge_sweep: timedelta = timedelta(minutes=15)  # one list call per scope: GitHub counts calls by the hour
     beacon: timedelta = timedelta(minutes=30)
     width: int = 64  # looks at once
 
@@ -77,6 +78,11 @@ class Deps:
     node_ca: str | None  # PEM that nodes pin, if the service has its own CA
     token: Callable[[int], str]  # unguessable hex of so many bytes
     below: Callable[[int], int]  # a random number from 0 to n - 1
+
+    @property
+    def runner_prefix(self) -> str:
+        """What every runner of this installation is named by, so that two Sublets never touch each other's."""
+        return f"sublet-{self.owner[:6]}-"
 
     async def keep(self, lease: Lease, **values: Any) -> bool:
         """Write down what is about to be done, under the claim. False: somebody else went on, so do not do it."""

@@ -93,6 +93,12 @@ def live_tags(db: Database) -> set[str]:
         return {str(tag) for tag in conn.scalars(sa.select(lease.c.tag).where(LIVE))}
 
 
+def live_runners(db: Database) -> set[str]:
+    """The names of the runners that live leases have registered, or are about to."""
+    with db.read() as conn:
+        return {str(name) for name in conn.scalars(sa.select(lease.c.runner_name).where(LIVE, lease.c.runner_name != ""))}
+
+
 def counts(db: Database) -> dict[tuple[str, State], int]:
     """How many live leases by pool and state."""
     query = sa.select(lease.c.pool, lease.c.state, sa.func.count()).where(LIVE).group_by(lease.c.pool, lease.c.state)
