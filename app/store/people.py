@@ -15,6 +15,7 @@ from app.store.tables import api_token, login_link, person, web_session
 
 SESSION_LIFETIME = timedelta(hours=12)
 LINK_LIFETIME = timedelta(minutes=15)
+SHOWN = 12  # letters of a token's hash, which name it in the audit
 TOKEN_GRAIN = timedelta(minutes=1)  # how exactly the last use of a token is known: not one write for each request
 
 
@@ -22,6 +23,10 @@ class Role(StrEnum):
     VIEWER = "viewer"  # sees
     OPERATOR = "operator"  # drains and destroys
     ADMIN = "admin"
+
+
+class LastAdmin(Exception):
+    """The only admin would lose the role, and nobody could give it back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +60,28 @@ class Token:
     revoked_at: datetime | None
 
 
-def ensure_person(db: Database, name: str, role: Role | str, now: datetime) -> Person:
-    """The person of this name, with this role from now on; made if there is none. Raises ValueError for an unknown role."""
+def ensure_person(db: Database, name: str, role: Role | str, now: datetime, actor: str = "service") -> Person:
+    """The person of this name, with this role from now on; made if there is none.
+
+    Raises ValueError for an unknown role, and LastAdmin instead of leaving no admin at all."""
     wanted = Person(clean(name, 120), Role(role))
     with db.write() as conn:
         known = conn.execute(sa.select(person.c.role).where(person.c.name == wanted.name)).scalar_one_or_none()
-        if known != wanted.role:
-            row = {"name": wanted.name, "role": str(wanted.role), "created_at": now}
-            statement = db.insert(person).values(**row)
-            conn.execute(statement.on_conflict_do_update(index_elements=[person.c.name], set_={"role": str(wanted.role)}))
-            action = "person.created" if known is None else "person.role"
-            audit.write(conn, at=now, actor="service", action=action, object=f"person:{wanted.name}", text=str(wanted.role))
+        if known == wanted.role:
+            return wanted
+        if known == Role.ADMIN:
+            # Every admin's row is held, so that of two who demote each other at once the second sees what the first did.
+            admins = sa.select(person.c.name).where(person.c.role == str(Role.ADMIN)).order_by(person.c.name).with_for_update()
+            if all(other == wanted.name for other in conn.scalars(admins).all()):
+                raise LastAdmin(f"{wanted.name} is the only admin")
+        row = {"name": wanted.name, "role": str(wanted.role), "created_at": now}
+        statement = db.insert(person).values(**row)
+        conn.execute(statement.on_conflict_do_update(index_elements=[person.c.name], set_={"role": str(wanted.role)}))
+        action = "person.created" if known is None else "person.role"
+        detail = {"was": known} if known else None
+        audit.write(
+            conn, at=now, actor=actor, action=action, object=f"person:{wanted.name}", text=str(wanted.role), detail=detail
+        )
     return wanted
 
 
@@ -84,10 +100,13 @@ def listing(db: Database) -> list[Person]:
 # --- login links
 
 
-def add_link(db: Database, link_hash: str, name: str, now: datetime, lifetime: timedelta = LINK_LIFETIME) -> None:
-    """A link that logs this person in, once, within its lifetime."""
+def add_link(
+    db: Database, link_hash: str, name: str, now: datetime, lifetime: timedelta = LINK_LIFETIME, actor: str | None = None
+) -> None:
+    """A link that logs this person in, once, within its lifetime. `actor` made it; None: the person themself."""
     with db.write() as conn:
         conn.execute(sa.insert(login_link).values(hash=link_hash, person=name, expires_at=now + lifetime))
+        audit.write(conn, at=now, actor=name if actor is None else actor, action="person.link", object=f"person:{name}")
 
 
 def redeem_link(
@@ -136,16 +155,13 @@ def add_token(
     with db.write() as conn:
         row = {"hash": token_hash, "person": name, "label": label, "created_at": now, "expires_at": expires}
         conn.execute(sa.insert(api_token).values(**row))
-        audit.write(conn, at=now, actor=actor, action="token.created", object=f"person:{name}", text=label)
+        detail = {"token": token_hash[:SHOWN]}
+        audit.write(conn, at=now, actor=actor, action="token.created", object=f"person:{name}", text=label, detail=detail)
 
 
 def token_person(db: Database, token_hash: str, now: datetime) -> Person | None:
     """Whom this token speaks for; None if it is unknown, revoked or expired."""
-    alive = (
-        api_token.c.hash == token_hash,
-        api_token.c.revoked_at.is_(None),
-        sa.or_(api_token.c.expires_at.is_(None), api_token.c.expires_at > now),
-    )
+    alive = (api_token.c.hash == token_hash, *_alive(now))
     with db.read() as conn:
         query = sa.select(person.c.name, person.c.role, api_token.c.used_at).join_from(api_token, person).where(*alive)
         row = conn.execute(query).first()
@@ -157,11 +173,29 @@ def token_person(db: Database, token_hash: str, now: datetime) -> Person | None:
     return Person(row.name, Role(row.role))
 
 
-def tokens(db: Database, name: str | None = None) -> list[Token]:
-    """The tokens of one person, or all, the newest first."""
-    query = sa.select(api_token).order_by(api_token.c.created_at.desc(), api_token.c.hash)
+def _alive(now: datetime) -> tuple[sa.ColumnElement[bool], ...]:
+    return api_token.c.revoked_at.is_(None), sa.or_(api_token.c.expires_at.is_(None), api_token.c.expires_at > now)
+
+
+def tokens(
+    db: Database,
+    name: str | None = None,
+    *,
+    alive_at: datetime | None = None,
+    starts: str = "",
+    before: datetime | None = None,
+    limit: int | None = None,
+) -> list[Token]:
+    """The tokens of one person, or all, the newest first; only those that work at a moment, or whose hash starts so."""
+    query = sa.select(api_token).order_by(api_token.c.created_at.desc(), api_token.c.hash).limit(limit)
     if name is not None:
         query = query.where(api_token.c.person == name)
+    if alive_at is not None:
+        query = query.where(*_alive(alive_at))
+    if starts:
+        query = query.where(api_token.c.hash.startswith(starts, autoescape=True))
+    if before is not None:
+        query = query.where(api_token.c.created_at < before)
     with db.read() as conn:
         return [Token(*row) for row in conn.execute(query)]
 
@@ -174,7 +208,8 @@ def revoke_token(db: Database, token_hash: str, now: datetime, actor: str) -> bo
         row = conn.execute(ended).first()
         if row is None:
             return False
-        audit.write(conn, at=now, actor=actor, action="token.revoked", object=f"person:{row.person}", text=row.label)
+        about, detail = f"person:{row.person}", {"token": token_hash[:SHOWN]}
+        audit.write(conn, at=now, actor=actor, action="token.revoked", object=about, text=row.label, detail=detail)
         return True
 
 

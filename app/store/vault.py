@@ -10,6 +10,7 @@ import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ import sqlalchemy as sa
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from app.store import audit
 from app.store.db import Database
 from app.store.tables import beacon, lease
 
 MARK = b"SV1"  # the form of a sealed secret: mark, length of the key's id, the key's id, nonce, ciphertext with its tag
 NONCE = 12  # bytes; random, so one key is good for 2**32 secrets (NIST SP 800-38D, 8.3)
 KEY = 32  # bytes
+ROTATE_LOCK = 7_283_003  # PostgreSQL advisory lock: of two rotations at once neither loses the other's key
 
 
 class VaultError(Exception):
@@ -152,22 +155,41 @@ class Resealed:
 
 def reseal(db: Database, vault: Vault) -> Resealed:
     """Seal every secret in the database again with the newest key. Repeatable; one that does not open stops no other."""
+    with db.write() as conn:
+        return _resealed(conn, vault)
+
+
+def change_key(db: Database, vault: Vault, actor: str, now: datetime) -> tuple[str, Resealed]:
+    """Add a key, whose id is returned, and seal every secret with it; audited.
+
+    The key is written before the first secret needs it: if the rest fails, what is in the database still opens.
+    Raises VaultError or OSError if the key file cannot be changed; then nothing is."""
+    with db.write() as conn:
+        if db.postgresql:
+            conn.execute(sa.select(sa.func.pg_advisory_xact_lock(ROTATE_LOCK)))
+        key = vault.rotate()
+        done = _resealed(conn, vault)
+        text = f"sealed again: {done.moved}" + (f"; do not open: {len(done.failed)}" if done.failed else "")
+        audit.write(conn, at=now, actor=actor, action="keys.rotated", object=f"key:{key}", text=text)
+    return key, done
+
+
+def _resealed(conn: sa.Connection, vault: Vault) -> Resealed:
     moved = 0
     failed: list[str] = []
-    with db.write() as conn:
-        for table, column, context in _sealed_columns():
-            for row in conn.execute(sa.select(table).where(column.is_not(None)).with_for_update()).all():
-                sealed, own = bytes(getattr(row, column.key)), context(row)
-                try:
-                    if vault.is_newest(sealed):
-                        continue
-                    again = vault.seal(vault.open(sealed, own), own)
-                except VaultError:
-                    failed.append(own)
+    for table, column, context in _sealed_columns():
+        for row in conn.execute(sa.select(table).where(column.is_not(None)).with_for_update()).all():
+            sealed, own = bytes(getattr(row, column.key)), context(row)
+            try:
+                if vault.is_newest(sealed):
                     continue
-                same = [part == getattr(row, part.key) for part in table.primary_key]
-                conn.execute(sa.update(table).where(*same).values({column.key: again}))
-                moved += 1
+                again = vault.seal(vault.open(sealed, own), own)
+            except VaultError:
+                failed.append(own)
+                continue
+            same = [part == getattr(row, part.key) for part in table.primary_key]
+            conn.execute(sa.update(table).where(*same).values({column.key: again}))
+            moved += 1
     return Resealed(moved, tuple(failed))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy.exc import IntegrityError
@@ -25,6 +26,31 @@ def test_a_person_is_made_once_and_their_role_is_what_was_said_last(database: Da
     assert people.get(database, "bob") is None
     with pytest.raises(ValueError, match="emperor"):
         people.ensure_person(database, "bob", "emperor", NOW)
+
+
+def test_the_last_admin_keeps_the_role(database: Database) -> None:
+    people.ensure_person(database, "ada", Role.ADMIN, NOW)
+    with pytest.raises(people.LastAdmin, match="ada"):
+        people.ensure_person(database, "ada", Role.OPERATOR, NOW)
+    people.ensure_person(database, "bob", Role.ADMIN, NOW, actor="ada")
+    people.ensure_person(database, "ada", Role.OPERATOR, NOW, actor="bob")
+    told = [(entry.actor, entry.text, entry.detail) for entry in audit.listing(database, limit=2)]
+    assert told == [("bob", "operator", {"was": "admin"}), ("ada", "admin", None)]
+
+
+def test_of_admins_who_demote_each_other_at_once_one_is_left(database: Database) -> None:
+    for number in range(6):
+        people.ensure_person(database, f"p{number}", Role.ADMIN, NOW)
+
+    def demote(number: int) -> bool:
+        try:
+            people.ensure_person(database, f"p{number}", Role.VIEWER, NOW, actor=f"p{(number + 1) % 6}")
+        except people.LastAdmin:
+            return False
+        return True
+
+    assert sorted(map(bool, together(6, demote))) == [False, True, True, True, True, True]
+    assert [person.role for person in people.listing(database)].count(Role.ADMIN) == 1
 
 
 def test_a_login_link_works_once_and_in_time(database: Database) -> None:
@@ -78,6 +104,24 @@ def test_a_token_speaks_for_its_person_until_it_expires_or_is_revoked(database: 
     }
     assert [entry.action for entry in audit.listing(database, "person:ada", limit=2)] == ["token.revoked", "token.created"]
     assert people.tokens(database, "bob") == []
+
+
+def test_tokens_are_found_by_person_life_and_the_beginning_of_their_hash(database: Database) -> None:
+    for name in ("ada", "bob"):
+        people.ensure_person(database, name, Role.OPERATOR, NOW)
+    people.add_token(database, "aa11", "ada", "old", NOW, NOW + HOUR)
+    people.add_token(database, "aa22", "bob", "bobs", NOW + SECOND)
+    people.add_token(database, "bb33", "ada", "gone", NOW + 2 * SECOND, actor="bob")
+    people.revoke_token(database, "bb33", NOW, "bob")
+
+    def found(*name: str, **which: Any) -> list[str]:
+        return [token.hash for token in people.tokens(database, *name, **which)]
+
+    assert found() == ["bb33", "aa22", "aa11"]
+    assert found(alive_at=NOW) == ["aa22", "aa11"] and found(alive_at=NOW + HOUR) == ["aa22"]
+    assert found("ada", starts="aa") == ["aa11"] and found(starts="a%") == [] and found(starts="aa") == ["aa22", "aa11"]
+    assert found(limit=1) == ["bb33"] and found(before=NOW + SECOND, limit=5) == ["aa11"]
+    assert audit.listing(database, limit=1)[0].detail == {"token": "bb33"}
 
 
 def test_a_tokens_last_use_is_written_at_most_once_a_minute(database: Database) -> None:

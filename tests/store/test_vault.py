@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.states import State
-from app.store import beacons, lease_views, vault
+from app.store import audit, beacons, lease_views, vault
 from app.store.db import Database
 from app.store.vault import Vault, VaultError, reseal
 from tests.store.nouns import NOW, a_lease, led_to
@@ -110,3 +110,24 @@ def test_resealing_moves_every_secret_to_the_newest_key(database: Database, key_
     lit = beacons.listing(database)[0].credential
     assert lit is not None
     assert alone.open(lit, "beacon:gitlab:s") == WORD
+
+
+def test_a_new_key_is_audited_and_takes_every_secret_with_it(database: Database, key_file: Path) -> None:
+    safe, one = Vault(key_file), a_lease(1)
+    led_to(database, State.REGISTERING, lease=one, join_sealed=safe.seal(WORD, vault.join_context(one.id)))
+    first = safe.newest
+    key, done = vault.change_key(database, safe, "ada", NOW)
+    assert (key, done) == (safe.newest, vault.Resealed(1)) and key != first
+    sealed = lease_views.join_sealed(database, one.id)
+    assert safe.is_newest(sealed) and safe.open(sealed, vault.join_context(one.id)) == WORD
+    (entry,) = audit.listing(database, f"key:{key}")
+    assert (entry.actor, entry.action, entry.text) == ("ada", "keys.rotated", "sealed again: 1")
+
+
+def test_of_rotations_at_once_by_several_services_none_loses_a_key(database: Database, key_file: Path) -> None:
+    safe, one = Vault(key_file), a_lease(1)
+    led_to(database, State.REGISTERING, lease=one, join_sealed=safe.seal(WORD, vault.join_context(one.id)))
+    others = [Vault(key_file) for _ in range(4)]
+    together(4, lambda number: vault.change_key(database, others[number], "ada", NOW))
+    assert len(key_file.read_text().splitlines()) == 5
+    assert Vault(key_file).open(lease_views.join_sealed(database, one.id), vault.join_context(one.id)) == WORD
