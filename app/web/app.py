@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from app.kit.telemetry import logger
-from app.web import api, auth, dashboard, docs_page, intake, live, nodes
+from app.web import api, auth, dashboard, docs_page, intake, live, nodes, people_api
 from app.web.doctor import beat_age, beat_late
 from app.web.errors import LoginNeeded, Problem, explain, reply, wants_page
 from app.web.pages import Pages
@@ -54,6 +54,7 @@ def build(parts: WebParts) -> FastAPI:
         intake.router(parts),
         nodes.router(parts),
         api.router(parts, gate, reads),
+        people_api.router(parts, gate),
         auth.router(parts, gate, pages),
         live.router(parts, gate, pages, reads),
         dashboard.router(parts, gate, pages, reads),
