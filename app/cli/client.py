@@ -104,6 +104,9 @@ class Client:
     def post(self, path: str, body: Json) -> Json:
         return self._ask("POST", path, json=body)
 
+    def delete(self, path: str) -> Json:
+        return self._ask("DELETE", path)
+
     def resolve(self, reference: str) -> Json:
         """Id and name of the lease that a name, an id prefix or a job's address means."""
         return self.get("resolve", ref=reference)

@@ -30,7 +30,7 @@ MEANINGS = {
     Exit.OK: "Done.",
     Exit.FAILED: "It failed; the message says why.",
     Exit.USAGE: "The command, a setting or a value is not right.",
-    Exit.NOT_FOUND: "There is no such lease, job or file.",
+    Exit.NOT_FOUND: "There is no such lease, job, person, token or file.",
     Exit.NOT_ALLOWED: "No valid token, or its person may not do this.",
     Exit.CONFLICT: "It is in a state in which this cannot be done.",
     Exit.NO_OFFER: "No offer passes the limits of the pool.",

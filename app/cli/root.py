@@ -14,9 +14,12 @@ from app.cli.demo import demo
 from app.cli.doctor import doctor
 from app.cli.exits import Exit, Failure
 from app.cli.explain import explain
+from app.cli.keys import keys
 from app.cli.lease import lease, ps
 from app.cli.login import login
+from app.cli.people import people
 from app.cli.queue import queue
+from app.cli.token import token
 from app.cli.up import up
 
 
@@ -28,7 +31,7 @@ def sublet() -> None:
     """
 
 
-for command in (up, demo, ps, lease, queue, explain, doctor, config, login, version, completion):
+for command in (up, demo, ps, lease, queue, explain, doctor, config, login, people, token, keys, version, completion):
     sublet.add_command(command)
 
 

@@ -45,6 +45,12 @@ def clock(text: str | None) -> str:
     return NONE if at is None else f"{at.astimezone(UTC):%H:%M:%S}"
 
 
+def day(text: str | None) -> str:
+    """`2026-03-01`, UTC."""
+    at = moment(text)
+    return NONE if at is None else f"{at.astimezone(UTC):%Y-%m-%d}"
+
+
 def money(value: dict[str, Any] | None, *, digits: int = 4) -> str:
     """`$0.0042` from {"amount", "currency"}."""
     if not value:

@@ -61,6 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = _answer  # noqa: N815  http.server's names
     do_POST = _answer  # noqa: N815
+    do_DELETE = _answer  # noqa: N815
 
     def log_message(self, format: str, *args: Any) -> None:
         return
