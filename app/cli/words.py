@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from app.kit import words
+
 NONE = "-"
-_SIGNS = {"USD": "$", "EUR": "€", "GBP": "£"}
 
 
 def clean(text: object) -> str:
@@ -22,15 +23,7 @@ def moment(text: str | None) -> datetime | None:
 
 def duration(seconds: float | None) -> str:
     """`1.4 s`, `59 s`, `1 min 59 s`, `2 h 3 min`, `3 d 4 h`."""
-    if seconds is None:
-        return NONE
-    if seconds < 10:
-        return f"{max(seconds, 0):.1f} s"
-    for size, unit, part, small in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s")):
-        if seconds >= size:
-            whole, rest = divmod(int(seconds), size)
-            return f"{whole} {unit} {rest // part} {small}"
-    return f"{seconds:.0f} s"
+    return NONE if seconds is None else words.duration(seconds)
 
 
 def between(start: str | None, end: str | None, now: datetime) -> str:
@@ -56,8 +49,6 @@ def money(value: dict[str, Any] | None, *, digits: int = 4) -> str:
     if not value:
         return NONE
     try:
-        amount = f"{Decimal(str(value['amount'])):.{digits}f}"
+        return words.money(Decimal(str(value["amount"])), clean(value.get("currency", "")), digits)
     except (InvalidOperation, KeyError):
         return NONE
-    currency = clean(value.get("currency", ""))
-    return _SIGNS[currency] + amount if currency in _SIGNS else f"{amount} {currency}".rstrip()

@@ -19,10 +19,11 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from app.core.model import SERVED, Reason
 from app.core.states import State
+from app.kit.words import SIGNS, money
 from app.web.errors import Problem
 from app.web.parts import WebParts
 from app.web.schema import LeaseView, Money
-from app.web.words import LOOKS, SIGNS, Look, TimeStyle, because, duration, known_zone, money, rate, stamped, visible
+from app.web.words import LOOKS, Look, TimeStyle, because, duration, known_zone, rate, stamped, visible
 
 if TYPE_CHECKING:
     from app.web.auth import Visitor

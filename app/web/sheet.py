@@ -9,10 +9,11 @@ from decimal import Decimal
 from typing import Any, cast
 
 from app.core.states import ORDER, State
+from app.kit.words import money
 from app.store.people import Role
 from app.web.auth import Visitor
 from app.web.schema import LeaseDetail, Money, PhaseView
-from app.web.words import LOOKS, PHASES, because, duration, money
+from app.web.words import LOOKS, PHASES, because, duration
 
 BEFORE = ("queued", *(str(state) for state in State if ORDER[state] < ORDER[State.BUSY]))
 AFTER = tuple(str(state) for state in State if ORDER[State.BUSY] <= ORDER[state] < ORDER[State.RELEASED])

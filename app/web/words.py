@@ -12,10 +12,11 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from app.core.model import Reason
 from app.core.states import State
+from app.kit import words
+from app.kit.words import money
 
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
 """Control codes and turns of the reading direction: with them a name can look like another one."""
-SIGNS: Mapping[str, str] = {"USD": "$", "EUR": "€", "GBP": "£"}
 
 
 def visible(text: str) -> str:
@@ -24,23 +25,10 @@ def visible(text: str) -> str:
 
 
 def duration(span: timedelta | float | None) -> str:
-    """`1.4 s`, `9 s`, `1 min 59 s`, `2 h 3 min`, `3 d 4 h`; never bare seconds from a minute on."""
+    """`1.4 s`, `1 min 59 s`, `2 h 3 min`; `–` for none."""
     if span is None:
         return "–"
-    seconds = max(span.total_seconds() if isinstance(span, timedelta) else span, 0.0)
-    if seconds < 9.95:
-        return f"{seconds:.1f}".removesuffix(".0") + " s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, left = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {left} s" if left else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 24:
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h" if hours else f"{days} d"
+    return words.duration(span.total_seconds() if isinstance(span, timedelta) else span)
 
 
 def plain(amount: Decimal, least: int = 4) -> str:
@@ -48,13 +36,6 @@ def plain(amount: Decimal, least: int = 4) -> str:
     text = format(amount.quantize(Decimal("0.000001")), "f")
     whole, _, digits = text.partition(".")
     return f"{whole}.{digits.rstrip('0').ljust(least, '0')}"
-
-
-def money(amount: Decimal, currency: str, digits: int = 4) -> str:
-    """`$0.5785`; a currency without a sign of its own follows the number."""
-    text = f"{amount:.{digits}f}"
-    sign = SIGNS.get(currency)
-    return f"{sign}{text}" if sign else f"{text} {currency}"
 
 
 def rate(per_hour: Decimal | None, currency: str) -> str:
