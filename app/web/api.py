@@ -1,9 +1,10 @@
 """JSON for people's programs and the CLI, under /api/v1; the fields are described in schema.py."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
+from pydantic import AfterValidator, AwareDatetime
 
 from app.core.model import Lease, Reason
 from app.core.states import State
@@ -14,8 +15,20 @@ from app.web.errors import Problem
 from app.web.parts import WebParts
 from app.web.reads import Reads, Tab, Which
 
+
+def _in_utc(at: datetime) -> datetime:
+    """Raises ValueError for a moment that has no year in UTC, as the first hour of year 1 in the east."""
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("no such moment in UTC") from None
+
+
 Limit = Annotated[int, Query(ge=1, le=500)]
-Before = Annotated[datetime | None, Query(description="The `before` of the page before.")]
+After = Annotated[int, Query(ge=-1, le=2**31 - 1, description="The number of the last line that is known; -1: none.")]
+Before = Annotated[
+    Annotated[AwareDatetime, AfterValidator(_in_utc)] | None, Query(description="The `before` of the page before.")
+]
 
 
 async def ask(parts: WebParts, lease: Lease, what: leases.What, reason: str, visitor: Visitor) -> None:
@@ -57,9 +70,7 @@ def router(parts: WebParts, gate: Gate, reads: Reads) -> APIRouter:
         return await reads.lease(ref)
 
     @routes.get("/leases/{ref}/logs", dependencies=[viewer])
-    async def read_log(
-        ref: str, after: Annotated[int, Query(ge=-1)] = -1, limit: Annotated[int, Query(ge=1, le=5000)] = 1000
-    ) -> schema.LogReply:
+    async def read_log(ref: str, after: After = -1, limit: Annotated[int, Query(ge=1, le=5000)] = 1000) -> schema.LogReply:
         """Lines of the node's log after the one of this number."""
         return await reads.log(await reads.find(ref), after, limit)
 

@@ -120,12 +120,12 @@ class Gate:
 
     async def _bearer(self, request: Request, header: str) -> Visitor:
         parts, address = self._parts, address_of(request)
-        self._failures.check(address, parts.clock.monotonic())
         scheme, _, token = header.partition(" ")
         person = None
         if scheme.lower() == "bearer" and 0 < len(token) <= 200:
             person = await parts.lane(people.token_person, parts.db, hashed(token.strip()), parts.clock.now())
-        if person is None:
+        if person is None:  # only then: behind one proxy, a stranger's guesses must not lock out who has a good token
+            self._failures.check(address, parts.clock.monotonic())
             self._failed(address, "bad_token")
             raise LoginNeeded
         return Visitor(person.name, person.role)

@@ -14,13 +14,12 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from app.core.model import Lease
 from app.store import leases
 from app.web import schema, sheet
-from app.web.api import ask
+from app.web.api import Before, ask
 from app.web.auth import Gate, Visitor
 from app.web.pages import YEAR_SECONDS, Pages, local_path, rfc3339
 from app.web.parts import WebParts
 from app.web.reads import Reads, Tab, Which
 
-Before = datetime | None
 PAGE = 50
 TAIL = 500
 """Lines of the log that the page begins with; the stream brings the rest."""

@@ -49,6 +49,13 @@ class TooLarge(Problem):
         )
 
 
+class TooSlow(Problem):
+    """The body does not come to its end."""
+
+    def __init__(self) -> None:
+        super().__init__(408, "The body took too long.", headers={"connection": "close"})
+
+
 def size(octets: int) -> str:
     """`64 KiB`, `25 MiB`."""
     return f"{octets // 1024} KiB" if octets < 1024 * 1024 else f"{octets // (1024 * 1024)} MiB"

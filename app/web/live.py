@@ -5,13 +5,14 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response, StreamingResponse
 
 from app.core.states import State
 from app.kit.telemetry import logger
 from app.store import board
 from app.web import schema
+from app.web.api import After
 from app.web.auth import Gate, Visitor
 from app.web.dashboard import lease_context
 from app.web.errors import Problem
@@ -99,12 +100,14 @@ def router(parts: WebParts, gate: Gate, pages: Pages, reads: Reads) -> APIRouter
 
     async def looks(request: Request, stamp: Callable[[], Awaitable[Any]]) -> AsyncIterator[tuple[bool, bool]]:
         """(did something change, is it time to speak anyway), once a second, as long as the visitor may see it."""
-        began = spoke = parts.clock.monotonic()
+        began = spoke = known = parts.clock.monotonic()
         last: Any = object()
         while (now := parts.clock.monotonic()) - began < LONGEST:
             fresh, beat = await stamp(), now - spoke >= BEAT
-            if beat and await gate.visitor(request) is None:
-                return  # logged out meanwhile
+            if now - known >= BEAT:  # by a clock of its own: a page that changes all the time has no beat
+                if await gate.visitor(request) is None:
+                    return  # logged out meanwhile
+                known = now
             changed = fresh != last
             if changed or beat:
                 spoke = now
@@ -156,12 +159,10 @@ def router(parts: WebParts, gate: Gate, pages: Pages, reads: Reads) -> APIRouter
         return stream(overview_events(request, visitor))
 
     @routes.get("/live/leases/{ref}")
-    async def lease(
-        request: Request, ref: str, visitor: Annotated[Visitor, viewer], after: Annotated[int, Query(ge=-1)] = -1
-    ) -> Response:
+    async def lease(request: Request, ref: str, visitor: Annotated[Visitor, viewer], after: After = -1) -> Response:
         found = await reads.find(ref)
         told_before = request.headers.get("last-event-id", "")
-        if told_before.isdigit():
+        if told_before.isascii() and told_before.isdigit():  # "²" is a digit, too, and no number
             after = max(after, int(told_before[:12]))
         return stream(lease_events(request, visitor, found.id, after))
 

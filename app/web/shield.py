@@ -14,9 +14,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.kit.clock import Clock
 from app.kit.telemetry import logger
-from app.web.errors import Problem, TooLarge, explain
+from app.web.errors import Problem, TooLarge, TooSlow, explain
 
 log = logger(__name__)
+BODY_PATIENCE = 20.0
+"""Seconds that a whole body may take: twice what a forge waits for our answer. A place that is held longer is an attack."""
 Respond = Callable[[Request, Problem], Response]
 
 CSP = (
@@ -93,17 +95,22 @@ class Shield:
                 self._note(scope, status, self._clock.monotonic() - began)
 
     def _counted(self, scope: Scope, receive: Receive) -> Receive:
-        """`receive` that stops a body at its limit, whatever its Content-Length says."""
-        limit, seen = limit_for(scope["path"]), 0
+        """`receive` that stops a body at its limit, whatever its Content-Length says, and one that does not come to its end."""
+        limit, seen, whole, end = limit_for(scope["path"]), 0, False, asyncio.get_running_loop().time() + BODY_PATIENCE
         declared = [value for name, value in scope["headers"] if name == b"content-length"]
         refused = any(not value.isdigit() or int(value) > limit for value in declared)
 
         async def counted() -> Message:
-            nonlocal seen, refused
+            nonlocal seen, refused, whole
             if refused:  # before the first byte is read, where the length was told
                 raise TooLarge(limit)
-            message = await receive()
+            try:
+                async with asyncio.timeout_at(None if whole else end):
+                    message = await receive()
+            except TimeoutError:
+                raise TooSlow from None
             if message["type"] == "http.request":
+                whole = not message.get("more_body", False)
                 seen += len(message.get("body", b""))
                 refused = seen > limit
                 if refused:

@@ -160,6 +160,14 @@ async def test_too_many_wrong_logins_of_one_address_are_held_off(service: Servic
         assert (await client.get(service.login_path())).status_code == 303
 
 
+async def test_a_good_token_is_good_whatever_others_behind_its_proxy_guess(service: Service) -> None:
+    async with service.client() as client:
+        codes = [(await client.get("/api/v1/whoami", headers={"authorization": "Bearer guess"})).status_code for _ in range(11)]
+        assert codes == [401] * 10 + [429]
+    async with service.client(Role.VIEWER) as client:
+        assert (await client.get("/api/v1/whoami")).status_code == 200
+
+
 async def test_login_links_come_over_the_api_for_the_one_who_asks(service: Service) -> None:
     async with service.client(Role.VIEWER) as client:
         reply = (await client.post("/api/v1/login-links", json={})).json()

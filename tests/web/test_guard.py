@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 from app.kit.threads import InlineLane
 from app.store.people import Role
+from app.web import shield
 from app.web.auth import RANK, Need
 from app.web.shield import CSP
 from tests.web.conftest import Rebuilt, Service
@@ -189,3 +191,38 @@ async def test_the_description_of_the_api_is_drawn_without_any_script(service: S
     assert re.findall(r"<script\b[^>]*>", page.text) == re.findall(
         r'<script type="module" src="/static/live.js[^>]*>', page.text
     )
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/v1/leases?before=2026-01-01T00:00:00",  # where?
+        "/api/v1/leases?before=0001-01-01T00:00:00%2B23:59",  # before the first year of UTC
+        "/api/v1/queue?tab=started&before=9999-12-31T23:59:59-23:59",
+        "/leases?before=2026-01-01T00:00:00",
+        "/queue.json?before=0001-01-01T00:00:00%2B23:59",
+        "/api/v1/leases/brave-otter-41/logs?after=9223372036854775808",  # more than a database counts to
+        "/live/leases/brave-otter-41?after=9223372036854775808",
+    ],
+)
+async def test_a_moment_or_a_number_that_cannot_be_is_the_askers_mistake(service: Service, path: str) -> None:
+    afternoon(service.db)
+    async with service.client(Role.VIEWER) as client:
+        reply = await client.get(path)
+    assert reply.status_code == 422 and reply.json()["error"]["exit"] == 2
+
+
+@pytest.mark.parametrize("path", ["/hooks/github", "/node/join"])
+async def test_a_body_that_does_not_come_to_its_end_is_given_up(
+    service: Service, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Else four idle strangers would hold the only places in which large deliveries are read."""
+    monkeypatch.setattr(shield, "BODY_PATIENCE", 0.05)
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(10), service.client() as client:
+        reply = await client.post(path, content=endless(), headers={"content-length": "300000"} if "hooks" in path else {})
+    assert reply.status_code == 408

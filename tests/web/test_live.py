@@ -80,7 +80,7 @@ async def listening(service: Service, path: str, query: str = "", **headers: str
     scope = {
         "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "GET", "path": path,
         "raw_path": path.encode(), "query_string": query.encode(), "root_path": "", "scheme": "http",
-        "headers": [(key.encode(), value.encode()) for key, value in given.items()],
+        "headers": [(key.encode(), value.encode("latin-1")) for key, value in given.items()],
         "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8080),
     }  # fmt: skip
     asked = False
@@ -143,6 +143,26 @@ async def test_logging_out_ends_the_stream(service: Service) -> None:
         people.close_session(service.db, hashed(cookie))
         service.clock.advance(16)
         assert [told.name async for told in stream.events()] == []
+
+
+async def test_logging_out_ends_a_stream_that_has_something_new_all_the_time(service: Service) -> None:
+    cookie, _ = service.session(Role.VIEWER)
+    lease = live_to(service.db, 1, "brave-otter-41", State.BOOTING, NOW - timedelta(seconds=40))
+    async with listening(service, f"/live/leases/{lease.id}", authorization="", cookie=f"sublet={cookie}") as stream:
+        await stream.next("tick")
+        service.clock.advance(10)
+        move(service.db, lease.id, State.PROVING, NOW)
+        await stream.next("say")
+        people.close_session(service.db, hashed(cookie))
+        service.clock.advance(10)  # 20 s after its begin, and never 15 s without a word
+        assert [told.name async for told in stream.events()] == []
+
+
+async def test_a_last_event_id_that_is_no_number_is_passed_over(service: Service) -> None:
+    lease = live_to(service.db, 1, "brave-otter-41", State.BOOTING, NOW - timedelta(seconds=40))
+    async with listening(service, f"/live/leases/{lease.id}", **{"last-event-id": "\u00b2"}) as stream:
+        await stream.next("swap")
+        assert stream.status == 200
 
 
 async def test_a_lease_that_is_over_ends_its_stream(service: Service) -> None:
