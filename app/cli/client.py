@@ -49,7 +49,11 @@ def find(server: str | None, token: str | None, data: Path) -> Access:
             f"No service is known: there is no {data / 'service.json'}.",
             "Start one with `sublet up`, or name it with --server or SUBLET_URL.",
         )
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = httpx.URL(url), parts.port  # each finds mistakes that the other passes over
+    except (ValueError, httpx.InvalidURL):
+        raise Failure(Exit.USAGE, "The server's address cannot be read.") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise Failure(Exit.USAGE, "The server's address does not begin with https:// and a host name.")
     if parts.scheme == "http" and not is_loopback(parts.hostname):
@@ -58,6 +62,8 @@ def find(server: str | None, token: str | None, data: Path) -> Access:
         token = _read(data / "cli-token")
     if not token:
         raise Failure(Exit.NOT_ALLOWED, "There is no token to show.", "Give one with SUBLET_TOKEN or --token.")
+    if not token.isascii() or not token.isprintable():
+        raise Failure(Exit.USAGE, "The token holds characters that no token has.")
     return Access(url, Secret(token))
 
 

@@ -22,6 +22,10 @@ CONFIG = click.option(
 )
 
 
+class Unusable(Failure):
+    """The settings are there, and wrong."""
+
+
 def checked(path: Path | None) -> Loaded:
     """The settings from file and environment. Raises Failure with every problem."""
     path = chosen_config(path)
@@ -32,7 +36,7 @@ def checked(path: Path | None) -> Loaded:
     except OSError as error:
         raise Failure(Exit.FAILED, f"{path} cannot be read: {error.strerror}.") from None
     except SettingsError as error:
-        raise Failure(Exit.FAILED, "\n".join(error.problems), "`sublet config explain KEY` tells what a key means.") from None
+        raise Unusable(Exit.FAILED, "\n".join(error.problems), "`sublet config explain KEY` tells what a key means.") from None
 
 
 @click.group()
@@ -71,7 +75,11 @@ def explain(output: Output, key: str, config: Path | None) -> None:
 
     KEY is written as `server.port` or `pool.ceiling`; a table's name shows all of its keys, and no KEY shows every one.
     """
-    loaded = checked(config)
+    loaded = None
+    try:
+        loaded = checked(config)
+    except Unusable:  # what a key means helps most to whoever wrote it wrong
+        hint("The settings cannot be used, so no value is known: see `sublet config check`.")
     wanted = key.replace("[", ".").replace("]", "").strip(".")
     keys = [known for known in every_key() if not wanted or known.name == wanted or known.name.startswith(f"{wanted}.")]
     if not keys:
@@ -89,8 +97,10 @@ def explain(output: Output, key: str, config: Path | None) -> None:
     output.rows({"schema_version": 1, "keys": views}, views, columns, "")
 
 
-def _view(loaded: Loaded, key: Key) -> dict[str, Any]:
-    values = [{"at": at, "value": value, "source": loaded.source(at)} for at, value in value_of(loaded.settings, key)]
+def _view(loaded: Loaded | None, key: Key) -> dict[str, Any]:
+    values: list[dict[str, Any]] = []
+    if loaded is not None:
+        values = [{"at": at, "value": value, "source": loaded.source(at)} for at, value in value_of(loaded.settings, key)]
     return {
         "key": key.name,
         "type": key.kind,
@@ -101,7 +111,7 @@ def _view(loaded: Loaded, key: Key) -> dict[str, Any]:
     }
 
 
-def _one(loaded: Loaded, key: Key) -> None:
+def _one(loaded: Loaded | None, key: Key) -> None:
     click.echo(f"{key.name}  ({key.kind})")
     click.echo(key.meaning)
     click.echo()

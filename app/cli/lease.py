@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -21,15 +22,16 @@ LOG_LOOK_SECONDS = 1.0
 WAIT_LOOK_SECONDS = 1.0
 
 
-def _listing(call: Call, which: str, limit: int) -> None:
+def _listing(call: Call, which: str, limit: int, text: str = "") -> None:
     with call.client() as api:
-        reply = api.get("leases", which=which, limit=limit)
+        reply = api.get("leases", which=which, limit=limit, text=text or None)
     leases = reply["leases"]
     empty = {"live": "Nothing is rented now.", "past": "No lease has ended yet.", "all": "There has been no lease yet."}
     now = call.clock.now()
-    call.output.rows(reply, leases, columns(now), empty[which])
+    call.output.rows(reply, leases, columns(now), f"None of them holds {clean(text)!r}." if text else empty[which])
     if reply.get("more") and call.output.is_text:
-        hint(f"Shown {limit}; for more: sublet lease list --which {which} --limit {min(limit * 4, 500)}")
+        also = f" --text={shlex.quote(text)}" if text else ""
+        hint(f"Of the newest {limit}; for more: sublet lease list --which {which} --limit {min(limit * 4, 500)}{also}")
 
 
 @click.command()
@@ -48,10 +50,11 @@ def lease() -> None:
 @lease.command("list")
 @click.option("--which", type=click.Choice(["live", "past", "all"]), default="live", show_default=True, help="Which leases.")
 @click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True, help="Most leases to show, newest first.")
+@click.option("--text", default="", help="Only those whose name, state, job, pool or provider holds it.")
 @asking
-def listing(call: Call, which: str, limit: int) -> None:
+def listing(call: Call, which: str, limit: int, text: str) -> None:
     """Leases as a table."""
-    _listing(call, which, limit)
+    _listing(call, which, limit, text)
 
 
 @lease.command()

@@ -55,7 +55,7 @@ class Output:
             case "csv":
                 writer = csv.writer(sys.stdout)
                 writer.writerow([column.title.lower().replace(" ", "_") for column in columns])
-                writer.writerows([[clean(column.cell(item)) for column in columns] for item in items])
+                writer.writerows([[inert(clean(column.cell(item))) for column in columns] for item in items])
             case _:
                 if items:
                     self.table(columns, items)
@@ -90,6 +90,11 @@ class Output:
         """Refuse CSV where there is no list. Raises Failure."""
         if self.form == "csv":
             raise Failure(Exit.USAGE, f"`{command}` is no list and has no CSV.", "Take -o json.")
+
+
+def inert(cell: str) -> str:
+    """A cell that a spreadsheet takes for text: job names are strangers' words, and `=` begins a formula there."""
+    return f"'{cell}" if cell[:1] in ("=", "+", "-", "@") and cell != "-" else cell
 
 
 def hint(text: str) -> None:

@@ -1,6 +1,7 @@
 """The pages for people: each is the API's own answer, put into a template; each has its JSON twin at the same path."""
 
 import hashlib
+import shlex
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
@@ -113,7 +114,8 @@ def router(parts: WebParts, gate: Gate, pages: Pages, reads: Reads) -> APIRouter
         return pages.listed(
             request, "leases.html", visitor, digest(reply), leases=reply.leases, which=which, text=text, more=older,
             live_page=True, poll=5, twin=f"/leases.json?{urlencode(here)}",
-            cli="sublet ps" if which == "live" else f"sublet lease list --which {which}",
+            cli=f"sublet lease list --which {which}{f' --text={shlex.quote(text)}' if text else ''}" if text or which != "live"
+            else "sublet ps",
         )  # fmt: skip
 
     @routes.get("/leases.json", dependencies=[viewer])

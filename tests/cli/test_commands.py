@@ -48,11 +48,25 @@ def test_every_form_carries_the_same_leases(sublet: Run, service: Service) -> No
     assert (row["name"], row["state"], row["job"]) == ("brave-otter-41", "busy", "acme/train · gpu-eval")
 
 
+def test_a_job_name_is_no_formula_in_a_spreadsheet(sublet: Run, service: Service) -> None:
+    job = {**samples.lease()["job"], "repository": "=HYPERLINK(1)", "name": "x"}
+    service.says("GET leases", {"schema_version": 1, "leases": [samples.lease(job=job)]})
+    (row,) = csv.DictReader(io.StringIO(sublet("ps", "-o", "csv").out))
+    assert row["job"] == "'=HYPERLINK(1) · x"
+
+
 def test_an_empty_list_is_said_to_people_and_is_nothing_to_programs(sublet: Run, service: Service) -> None:
     service.says("GET leases", {"schema_version": 1, "leases": []})
     told = sublet("ps")
     assert (told.out, told.err) == ("", "Nothing is rented now.\n")
     assert sublet("ps", "-o", "ndjson").out == ""
+
+
+def test_a_list_can_be_filtered_as_its_page_can(sublet: Run, service: Service) -> None:
+    service.says("GET leases", {"schema_version": 1, "leases": []})
+    told = sublet("lease", "list", "--which", "all", "--text", "gpu-eval")
+    assert service.asked[0] == ("GET leases", {"which": "all", "limit": "50", "text": "gpu-eval"})
+    assert told.err == "None of them holds 'gpu-eval'.\n"
 
 
 def test_a_full_list_says_how_to_see_more(sublet: Run, service: Service) -> None:

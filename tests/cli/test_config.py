@@ -52,6 +52,14 @@ def test_a_bad_file_is_told_whole_and_no_secret_with_it(tmp_path: Path) -> None:
     assert "hush-hush" not in done.stderr
 
 
+def test_what_a_key_means_is_told_also_to_whoever_wrote_it_wrong(sublet: Run, tmp_path: Path) -> None:
+    (tmp_path / "sublet.toml").write_text(BAD, encoding="utf-8")
+    told = sublet("config", "explain", "server.port")
+    assert told.code == 0 and told.out.startswith("server.port  (whole number)\n") and "8080  from" not in told.out
+    assert "sublet config check" in told.err
+    assert sublet("config", "explain", "server.port", "--json").json["keys"][0]["values"] == []
+
+
 def test_a_file_that_is_not_there(sublet: Run) -> None:
     assert sublet("config", "check", "nowhere.toml").code == 3
 

@@ -25,6 +25,15 @@ def test_2_usage(sublet: Run) -> None:
 
 
 @pytest.mark.parametrize(
+    "server", ["http://[::1", "https://ci.acme.example:port", "https://ci.acme.example:99999999", "https://a\nb"]
+)
+def test_2_an_address_or_a_token_that_cannot_be_one(sublet: Run, server: str) -> None:
+    told = sublet("ps", "--server", server, "--token", "t")
+    assert told.code == 2 and "address" in told.err
+    assert sublet("ps", "--server", "http://127.0.0.1:1", "--token", "töken").code == 2
+
+
+@pytest.mark.parametrize(
     ("status", "code", "number"),
     [
         (500, "failed", 1),

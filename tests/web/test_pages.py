@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import httpx
 import pytest
+from markupsafe import escape
 
 from app.core.states import State
 from app.store import lease_views
@@ -195,3 +196,10 @@ async def test_static_files_are_ours_and_kept_for_good(service: Service) -> None
             assert reply.status_code == 200 and "immutable" in reply.headers["cache-control"] and "?v=" in path
         assert (await client.get("/static/nothing.js")).status_code == 404
         assert (await client.get("/static/..%2Fapp.py")).status_code == 404
+
+
+async def test_the_command_of_a_list_carries_its_filter(service: Service) -> None:
+    async with service.client(Role.VIEWER, **PAGE) as client:
+        page = (await client.get("/leases", params={"which": "past", "text": "it's; $(id)"})).text
+    wanted = "sublet lease list --which past --text='it'\"'\"'s; $(id)'"
+    assert f"<code>{escape(wanted)}</code>" in page
