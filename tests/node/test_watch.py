@@ -43,3 +43,10 @@ def test_the_services_time_is_carried_on_and_nonsense_changes_nothing() -> None:
     assert moment is not None and 3590 < moment - clock.monotonic() <= 3600
     assert time.until("soon") is None
     assert time.at(moment) == "2026-11-21T13:00:00.000Z"
+
+
+def test_a_service_whose_clock_is_at_the_end_of_time_is_not_believed() -> None:
+    """Else the next heartbeat would have no year to be written in."""
+    time = clock.ServiceTime()
+    time.set("9999-12-31T23:59:59.999Z")
+    assert time.at(clock.monotonic() + 5) < "9999"

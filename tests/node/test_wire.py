@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.node.agent.settings import Unusable, take
-from app.node.agent.wire import Away, Wire
+from app.node.agent.wire import Away, Wire, seconds
 from tests.node.certificates import authority, pem, server_side
 from tests.node.service import Service, serving
 
@@ -65,6 +65,12 @@ def test_a_redirect_or_a_proxys_trouble_is_no_answer(service: Service, status: i
     service.script.refuse["/node/facts"] = status, {"error": {"code": "x", "message": "y"}}
     with pytest.raises(Away, match=str(status)):
         Wire(service.url).post("/node/facts", {})
+
+
+@pytest.mark.parametrize(("text", "wait"), [("3", 3.0), ("1e999", 60.0), ("-5", 0.0), ("soon", 0.0), ("nan", 0.0)])
+def test_how_long_to_stay_away_is_a_number_that_can_be_waited(text: str, wait: float) -> None:
+    """A thread that waits for NaN seconds ends with an error, and with it the heartbeats."""
+    assert seconds(text) == wait
 
 
 def test_a_no_counts_only_in_the_services_own_words(service: Service) -> None:

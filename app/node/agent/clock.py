@@ -43,7 +43,8 @@ class ServiceTime:
             service = read(str(text))
         except (ValueError, OverflowError):
             return
-        self._service, self._here = service, here
+        if service.year < 9000:  # later, the next sum could have no year
+            self._service, self._here = service, here
 
     def at(self, here: float) -> str:
         """The service's time at a monotonic moment, as RFC 3339."""

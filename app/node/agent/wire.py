@@ -90,7 +90,7 @@ class Wire:
         if len(raw) > LARGEST_ANSWER:
             raise Away("the answer is too large")
         if status == 429 or status >= 500 or 300 <= status < 400:
-            raise Away(f"the service answers {status}", _seconds(headers.get("Retry-After", "")))
+            raise Away(f"the service answers {status}", seconds(headers.get("Retry-After", "")))
         try:
             parsed = shape.table(json.loads(raw))
         except (ValueError, RecursionError):
@@ -120,8 +120,9 @@ class Wire:
             connection.close()
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """What `Retry-After` asks for, 0 to 60 seconds; NaN is no number of seconds."""
     try:
-        return min(max(float(text), 0.0), 60.0)
+        return min(max(0.0, float(text)), 60.0)
     except ValueError:
         return 0.0
