@@ -183,6 +183,8 @@ class GitLabForge:
         busy = self._read(answer, (200,), deed, runner_of_answer).busy
         if busy is None:  # a server that does not yet tell job_execution_status
             answer = self._wire.send("GET", f"{_record(runner_id)}/jobs", deed, query={"status": "running", "per_page": 1})
+            if answer.status not in (200, 404):  # no answer is no leave to delete
+                raise failure(self.name, deed, answer, self._wire.now())
             busy = answer.status == 200 and bool(answer.body)
         if busy:
             raise RunnerBusy(f"{self.name} says that runner {runner_id} has a job.")

@@ -251,6 +251,9 @@ def test_an_older_server_is_asked_for_the_runners_jobs(gitlab: GitLabSide) -> No
     assert view.busy is None
     with pytest.raises(RunnerBusy):
         forge.remove_runner(PROJECT, minted.runner_id)
+    server.fault(f"/runners/{minted.runner_id}/jobs", "500")
+    with pytest.raises(ForgeDown):  # not knowing is no leave to delete
+        forge.remove_runner(PROJECT, minted.runner_id)
     server.finish_job(job)
     forge.remove_runner(PROJECT, minted.runner_id)
     assert server.runners == {}
