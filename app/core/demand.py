@@ -25,10 +25,21 @@ def place(job: Job, pools: Sequence[Pool], repositories: Sequence[RepositoryRule
     """The pool and scope that serve a job, or a sentence that says why it is not ours."""
     if allowed_repository(job.repository, repositories) is None:
         return f"The repository {job.repository} is not in the allow list; add a [[repository]] that matches it."
-    found = match(job.labels or (), pools, job.forge)
-    if found.pool is None:
+    reach = [pool for pool in pools if _reaches(scope_of(job, pool), job)]
+    found = match(job.labels or (), reach, job.forge)
+    if found.pool is not None:
+        return found.pool, scope_of(job, found.pool)
+    beyond = match(job.labels or (), pools, job.forge).pool
+    if beyond is None:
         return found.why_not
-    return found.pool, scope_of(job, found.pool)
+    where = scope_of(job, beyond).path
+    return f"The pool {beyond.name} registers its runners in {where}, and {job.repository} is not part of it."
+
+
+def _reaches(scope: Scope, job: Job) -> bool:
+    """Could a runner of this scope ever take the job? One that could not would be rented for nothing, again and again."""
+    within = scope.path.casefold() + "/"
+    return scope.kind is not ScopeKind.ORGANIZATION or job.repository.casefold().startswith(within)
 
 
 def demand(queued: Sequence[Job], pools: Mapping[str, Pool]) -> tuple[Demand, ...]:

@@ -83,10 +83,12 @@ def decide(snapshot: Snapshot, pools: Mapping[str, Pool], draw: Draw) -> Plan:
 
 
 def failures(key: DemandKey, recent: Sequence[Lease]) -> list[Lease]:
-    """The leases of this key that failed in a row, oldest first, down or on their way; one that served ends the row."""
+    """The leases of this key that failed in a row, oldest first, down or on their way; one that served ends the row.
+
+    A runner that no job came to is one too: where its job still waits, its group or its labels keep the two apart."""
     row: list[Lease] = []
     for lease in sorted((lease for lease in recent if lease.key == key), key=lambda lease: lease.gone_at or lease.entered_at):
-        if lease.reason is None or lease.reason in SERVED:
+        if lease.reason is None or (lease.reason in SERVED and lease.reason is not Reason.IDLE_TIMEOUT):
             row.clear()
         else:
             row.append(lease)

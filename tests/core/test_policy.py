@@ -97,3 +97,9 @@ def test_other_labels_are_another_demand() -> None:
     plan = run(job(1, labels=("gpu", "rubin", "x64")), live=(lease(1),))
     assert [new.key for new in plan.new] == [other]
     assert len(plan.drain) == 1
+
+
+def test_runners_that_no_job_comes_to_are_not_rented_for_ever() -> None:
+    """Its job waits on: the runner group or the labels keep them apart, and each try would cost an idle limit of rent."""
+    idle = Reason.IDLE_TIMEOUT
+    assert run(job(1), recent=(failed(1, 60, idle), failed(2, 30, idle), failed(3, 1, idle))).new == ()
