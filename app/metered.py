@@ -1,4 +1,4 @@
-"""Counts calls by wrapping: no provider, forge or station knows of metrics."""
+"""Counts calls by wrapping: no provider, forge or station knows of metrics. What breaks in a wrapper becomes `Unclear`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,19 @@ from app.forges.contract import (
     RunnerView,
 )
 from app.kit.telemetry import Telemetry
-from providers.contract import Health, Instance, Need, NoCapacity, Offer, Order, Provider, ProviderError, Refused, Throttled
+from providers.contract import (
+    Health,
+    Instance,
+    Need,
+    NoCapacity,
+    Offer,
+    Order,
+    Provider,
+    ProviderError,
+    Refused,
+    Throttled,
+    Unclear,
+)
 
 T = TypeVar("T")
 
@@ -67,6 +79,9 @@ class MeteredProvider:
         except ProviderError as error:
             outcome = _provider_outcome(error)
             raise
+        except Exception as error:  # a stranger's wrapper may forget the contract; its words may hold a key
+            outcome = "unclear"
+            raise Unclear(f"{self.name}: unexpected {type(error).__name__} in {operation}") from error
         finally:
             self._telemetry.provider_requests.add(provider=self.name, operation=operation, outcome=outcome)
             self._telemetry.provider_request.observe(time.monotonic() - began, provider=self.name, operation=operation)

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from app import __version__
 from app.core.model import Pool, RepositoryRule, ScopeKind
 from app.core.states import State
+from app.engine import reconcile
 from app.engine.loop import Engine
 from app.engine.step import Deps, Timing
 from app.forges.contract import Forge, ForgeError
@@ -25,7 +26,7 @@ from app.kit.threads import Lane, ThreadLane
 from app.metered import MeteredForge, MeteredProvider
 from app.node import package
 from app.settings import PoolSettings, SecretPlace, Settings
-from app.store import jobs, leases, sweep
+from app.store import leases, sweep
 from app.store.db import Database, upgrade
 from app.store.vault import Vault
 from app.web.app import build as build_web
@@ -108,6 +109,7 @@ def assemble(
         node_ca=node_ca,
         token=outfit.token,
         below=outfit.below,
+        since=outfit.clock.now(),
     )
     engine = Engine(deps)
     parts = WebParts(
@@ -169,10 +171,9 @@ def from_settings(
     providers = providers_of(settings, data)
     silent = timedelta(minutes=settings.engine.silent_minutes)
     db = Database(url)
-    jobs.reconsider(db)  # what was not ours under the last settings may be now
     if not db.postgresql:  # one process at a time (app.main holds a lock): the claims of one that was killed need not run out
         leases.free_claims(db)
-    return assemble(
+    service = assemble(
         db=db,
         vault=Vault(data / "vault.keys"),
         forges=forges,
@@ -196,6 +197,8 @@ def from_settings(
         telemetry=telemetry,
         node_ca=settings.server.node_ca.read_text() if settings.server.node_ca else None,
     )
+    reconcile.reconsider(service.deps)
+    return service
 
 
 def forges_of(settings: Settings, now: Callable[[], datetime], on_rate: Callable[[str, int], None]) -> dict[str, Forge]:
@@ -248,7 +251,7 @@ def providers_of(settings: Settings, data: Path) -> dict[str, Provider]:
 def pool_of(pool: PoolSettings, settings: Settings) -> Pool:
     """A pool of the settings as the value that the core decides with."""
     github = settings.github
-    enterprise = github.enterprise if github is not None and "enterprise" in (pool.scope, github.scope) else ""
+    enterprise = github.enterprise if github is not None and (pool.scope or github.scope) == "enterprise" else ""
     return Pool(
         name=pool.name,
         labels=frozenset(pool.labels),

@@ -14,6 +14,8 @@ from providers.contract import Availability, Need, Offer, Traits
 
 USUAL_JOB = timedelta(minutes=20)
 """What a job is taken to last when offers are ranked by expected total."""
+DEAREST = Decimal(100_000)  # an hour; anything above is a slip of a wrapper
+LONGEST_NAME = 500  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,29 @@ def rank(
     first = [verdicts[offer.provider, offer.id] for offer in ranked]
     rest = [verdict for verdict in verdicts.values() if not verdict.passed]
     return Placement(ranked, (*first, *rest), now)
+
+
+def sound(offers: Sequence[Offer], provider: str, traits: Traits) -> list[Offer]:
+    """The offers that make sense: the provider's own, with a name, a finite price that is not below nothing, in the currency
+    that its bill is in. Of two with one name the dearer counts, because only the name is ordered by."""
+    kept: dict[str, Offer] = {}
+    for offer in offers:
+        if (
+            not _is_price(offer.price_per_hour)
+            or offer.provider != provider
+            or offer.currency != traits.currency
+            or offer.seen_at.tzinfo is None
+        ):
+            continue
+        if not 0 < len(offer.id) <= LONGEST_NAME or max(len(offer.title), len(offer.region)) > LONGEST_NAME:
+            continue
+        known = kept.get(offer.id)
+        kept[offer.id] = offer if known is None else max(known, offer, key=lambda one: one.price_per_hour)
+    return list(kept.values())
+
+
+def _is_price(value: object) -> bool:
+    return isinstance(value, Decimal) and value.is_finite() and 0 <= value < DEAREST
 
 
 def expected(offer: Offer, traits: Traits) -> Decimal:

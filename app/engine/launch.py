@@ -12,7 +12,7 @@ from typing import Any
 
 from app.core.labels import sharpen
 from app.core.model import Lease, Reason
-from app.core.placement import Placement, bans, rank
+from app.core.placement import Placement, bans, rank, sound
 from app.core.states import State
 from app.engine.step import Answer, Deps, Move, Wait, pause
 from app.engine.watch import meter
@@ -75,11 +75,15 @@ async def choose(lease: Lease, deps: Deps) -> Answer:
 async def _offers(provider: Provider, need: Any) -> Sequence[Offer] | str:
     try:
         async with asyncio.timeout(ASK_TIMEOUT):
-            return await provider.offers(need)
+            told = await provider.offers(need)
+        good = sound(told, provider.name, provider.traits)
     except TimeoutError:
         return f"no answer within {ASK_TIMEOUT:.0f} s"
     except ProviderError as error:
         return str(error)
+    except Exception as error:  # noqa: BLE001  an answer of the wrong shape delays no other provider
+        return f"an unreadable answer ({type(error).__name__})"
+    return good if good or not told else f"{len(told)} offers, none of which makes sense"
 
 
 def _no_offer(placement: Placement, troubles: Sequence[str], missing: Sequence[str]) -> str:
@@ -151,7 +155,10 @@ async def create(lease: Lease, deps: Deps) -> Answer:
         text = f"The start-up script is longer than the {limit} bytes that {lease.provider} allows."
         return Move(State.DESTROYING, Reason.PROVIDER_REFUSED, text, nothing)
     try:
-        return _created(replace(lease, asked_at=lease.asked_at or now), await provider.create(order), deps.clock.now())
+        instance = await provider.create(order)
+        if instance.tag != lease.tag or not instance.id:  # whatever it names may be somebody else's: look under our tag
+            raise Unclear("the answer names another machine")
+        return _created(replace(lease, asked_at=lease.asked_at or now), instance, deps.clock.now())
     except NoCapacity as error:
         return Move(State.DESTROYING, Reason.NO_CAPACITY, str(error), nothing)
     except Refused as error:

@@ -64,7 +64,8 @@ class Engine:
                     self._looks.add(task)
                     task.add_done_callback(self._done)
                 self.last_beat = self.deps.clock.now()
-                nap = 0.0 if claimed and len(claimed) == room else await self._until_next_due(nap)
+                if len(claimed) < room:  # with its hands full it sleeps until a look ends
+                    nap = await self._until_next_due(nap)
                 failures = 0
             except Exception as error:  # noqa: BLE001  the loop outlives whatever happens in a beat
                 log.error("engine.beat_failed", error=f"{type(error).__name__}: {error}"[:500])
@@ -106,11 +107,13 @@ class Engine:
         await self.deps.store(sweep.tidy, self.deps.db, self.deps.clock.now())
 
     async def sow(self) -> None:
-        """Place new jobs, plan leases, book released ones."""
-        await reconcile.enlist(self.deps)
-        if self.planning:
-            await reconcile.plan(self.deps)
-        await bill.book(self.deps)
+        """Place new jobs, plan leases, book released ones. What fails here keeps no lease from its end."""
+        chores = (reconcile.enlist, reconcile.plan, bill.book) if self.planning else (reconcile.enlist, bill.book)
+        for chore in chores:
+            try:
+                await chore(self.deps)
+            except Exception as error:  # noqa: BLE001  it is tried again at the next beat
+                log.error("engine.chore_failed", chore=chore.__name__, error=f"{type(error).__name__}: {error}"[:500])
 
     async def beat(self) -> int:
         """Everything that is due at this moment, looks one after another; how many leases were looked at."""
@@ -202,7 +205,13 @@ def route(lease: Lease, deps: Deps) -> Move | None:
     if lease.drain_asked_at is not None and lease.state not in GENTLE:
         return Move(way_out(lease.state), lease.asked_reason or Reason.OPERATOR, lease.asked_text)
     if lease.hard_end is not None and lease.hard_end <= now:
-        return Move(way_out(lease.state), Reason.JOB_TIMEOUT, "The hard end time has come.")
+        began = lease.state is State.BUSY or lease.job_started_at is not None
+        reason = Reason.JOB_TIMEOUT if began else LATE_REASON[lease.state]
+        return Move(way_out(lease.state), reason, "The hard end time has come.")
+    if lease.state in (State.REGISTERING, State.IDLE) and (lease.job_started_at is not None or lease.job_id):
+        return None  # its job is there: only the station has yet to see it
+    if lease.state is State.IDLE and not lease.tries:
+        return None  # late because nobody looked: the station asks the forge first, which may say that a job is on it
     if lease.deadline is not None and lease.deadline <= now:
         to = RULES[lease.state].late
         if to is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Sequence
 from datetime import timedelta
@@ -10,12 +11,13 @@ import structlog
 
 from app.core.model import Scope
 from app.engine.step import Deps
-from app.forges.contract import ForgeError, RunnerBusy
+from app.forges.contract import ForgeError, ForgeRefused, RunnerBusy
 from app.store import audit, jobs, lease_views, sweep
 from providers.contract import Instance, ProviderError
 
 APART = timedelta(seconds=45)  # between the two sightings; more than any list lags behind a create whose row is there
 REMEMBERED = timedelta(days=7)  # scopes whose last job is older are left alone
+SWEEP_TIMEOUT = 60.0  # seconds for one provider
 LEAST = 3  # so many orphans may go without asking a person, however small the fleet
 
 log = structlog.get_logger()
@@ -23,13 +25,18 @@ log = structlog.get_logger()
 
 async def reap(deps: Deps) -> int:
     """One sweep over every provider; how many orphans were destroyed. One bad provider delays no other."""
-    gone = 0
-    for name in deps.providers:
-        try:
-            gone += await _sweep(name, deps)
-        except ProviderError as error:
-            log.warning("sweep.unreadable", provider=name, error=str(error))
-    return gone
+    return sum(await asyncio.gather(*(_sweep_in_time(name, deps) for name in deps.providers)))
+
+
+async def _sweep_in_time(name: str, deps: Deps) -> int:
+    try:
+        async with asyncio.timeout(SWEEP_TIMEOUT):
+            return await _sweep(name, deps)
+    except TimeoutError:
+        log.warning("sweep.unreadable", provider=name, error=f"no end within {SWEEP_TIMEOUT:.0f} s")
+    except ProviderError as error:
+        log.warning("sweep.unreadable", provider=name, error=str(error))
+    return 0
 
 
 async def _sweep(name: str, deps: Deps) -> int:
@@ -43,12 +50,17 @@ async def _sweep(name: str, deps: Deps) -> int:
     if len(orphans) > max(LEAST, len(listed) // 5):
         await _ask_a_person(name, orphans, len(listed), deps)
         return 0
+    gone = 0
     for orphan in orphans:
         log.warning("sweep.orphan", provider=name, instance=orphan.id, tag=orphan.tag)
         text = f"{name} lists {orphan.tag}, which no live lease owns; seen twice."
         await deps.store(audit.note, deps.db, deps.clock.now(), "reaper", "instance.orphan", f"instance:{orphan.id}", text)
-        await provider.destroy(orphan.id)
-    return len(orphans)
+        try:
+            await provider.destroy(orphan.id)
+            gone += 1
+        except ProviderError as error:  # one that stays hides no other; the next sweep asks again
+            log.warning("sweep.kept", provider=name, instance=orphan.id, error=str(error))
+    return gone
 
 
 async def reap_runners(deps: Deps) -> int:
@@ -75,7 +87,7 @@ async def _sweep_scope(name: str, scope: Scope, deps: Deps) -> int:
         log.warning("sweep.orphan_runner", forge=name, scope=str(scope), runner=name_there)
         text = f"{name} lists {name_there} in {scope}, which no live lease owns; seen twice."
         await deps.store(audit.note, deps.db, deps.clock.now(), "reaper", "runner.orphan", f"runner:{runner_id}", text)
-        with contextlib.suppress(RunnerBusy):
+        with contextlib.suppress(RunnerBusy, ForgeRefused):  # one that stays hides no other
             await deps.forge_lane(forge.remove_runner, scope, runner_id)
     return len(twice)
 

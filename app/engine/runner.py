@@ -26,6 +26,11 @@ async def register(lease: Lease, deps: Deps) -> Answer:
         )
     if lease.runner_started_at is not None:
         return Move(State.IDLE, text=f"Runner {lease.runner_name} is online.")
+    if lease.drain_asked_at is not None:
+        reason = lease.asked_reason or Reason.OPERATOR
+        if not lease.runner_id:
+            return Move(State.DRAINING, reason, lease.asked_text)
+        return await _give_back(lease, deps, reason, lease.asked_text)
     if silent(lease, deps):
         return Move(State.DRAINING, Reason.NODE_SILENT, "The node stopped calling before its runner was online.")
     if lease.credential_ready or lease.credential_taken_at is not None:

@@ -78,6 +78,7 @@ class Deps:
     node_ca: str | None  # PEM that nodes pin, if the service has its own CA
     token: Callable[[int], str]  # unguessable hex of so many bytes
     below: Callable[[int], int]  # a random number from 0 to n - 1
+    since: datetime  # when this service started: before that it heard no node
 
     @property
     def runner_prefix(self) -> str:

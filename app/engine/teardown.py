@@ -38,7 +38,9 @@ async def drain(lease: Lease, deps: Deps) -> Answer:
             for view in await deps.forge_lane(forge.runners, lease.key.scope, lease.runner_name, installation):
                 await deps.forge_lane(forge.remove_runner, lease.key.scope, view.runner_id, installation)
     except RunnerBusy:
-        if lease.reason in OVERRULE or lease.runner_exited_at is not None:
+        over = lease.hard_end is not None and lease.hard_end <= deps.clock.now()
+        over = over or lease.runner_exited_at is not None or lease.destroy_asked_at is not None
+        if over or lease.reason in OVERRULE:
             return Move(State.DESTROYING, text="The forge still shows the runner as busy; its record goes with the machine.")
         return Wait(pause(lease.tries, first=2.0, longest=30.0), "The forge says that the runner has a job.", failed=True)
     except (ForgeDown, ForgeRefused) as error:

@@ -12,7 +12,7 @@ from providers.contract import Instance, Phase, ProviderError
 
 def meter(lease: Lease, instance: Instance, now: datetime) -> dict[str, Any]:
     """When the provider's bill began, as it says itself; a clock of its own cannot move that before we asked or after now."""
-    if instance.created_at is None or lease.asked_at is None:
+    if instance.created_at is None or instance.created_at.tzinfo is None or lease.asked_at is None:
         return {}
     return {"billed_from": min(max(instance.created_at, lease.asked_at), now)}
 
@@ -38,6 +38,8 @@ async def lost(lease: Lease, deps: Deps) -> str | None:
 
 
 def silent(lease: Lease, deps: Deps) -> bool:
-    """The node has said nothing for longer than it may."""
+    """The node has said nothing for longer than it may, while we were there to hear it."""
     last = lease.heartbeat_at or lease.joined_at
-    return last is not None and deps.clock.now() - last > deps.timing.silent
+    if last is None:
+        return False
+    return deps.clock.now() - max(last, deps.since) > deps.timing.silent

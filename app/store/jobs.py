@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -237,8 +237,15 @@ def _between(earliest: datetime, told: datetime | None, now: datetime) -> dateti
 
 
 def unplaced(db: Database, limit: int = 100) -> list[Job]:
-    """Jobs that nobody has looked at yet, the oldest first: neither in a pool nor known as not ours."""
-    query = _select().where(job.c.state.in_(OPEN), job.c.pool.is_(None), job.c.not_ours == "")
+    """Jobs whose labels are known and that nobody has looked at yet, the oldest first: in no pool, nor known as not ours."""
+    query = _select().where(job.c.state.in_(OPEN), job.c.labels.is_not(None), job.c.pool.is_(None), job.c.not_ours == "")
+    return _all(db, query.order_by(job.c.seen_at, job.c.id).limit(limit))
+
+
+def unlabelled(db: Database, forges: Iterable[str], limit: int = 100) -> list[Job]:
+    """Jobs of these forges that have begun to wait and whose labels nobody knows yet, the oldest first."""
+    query = _select().where(job.c.state.in_((JobState.QUEUED, JobState.IN_PROGRESS)), job.c.forge.in_(sorted(forges)))
+    query = query.where(job.c.labels.is_(None), job.c.pool.is_(None), job.c.not_ours == "")
     return _all(db, query.order_by(job.c.seen_at, job.c.id).limit(limit))
 
 
@@ -263,11 +270,17 @@ def place(
         return found.rowcount == 1
 
 
-def reconsider(db: Database) -> int:
-    """Look again at every open job that was not ours: the settings may have a pool for it now. Returns how many."""
+def reconsider(db: Database, still: Callable[[Job], bool] = lambda _: True) -> int:
+    """Look again at every open job that was not ours (the settings may have a pool for it now), and at every waiting one
+    that is not `still` where it was placed. Returns how many."""
     ours = sa.update(job).where(job.c.state.in_(OPEN), job.c.pool.is_(None), job.c.not_ours != "").values(not_ours="")
+    placed = _select().where(job.c.state.in_((JobState.WAITING, JobState.QUEUED)), job.c.pool.is_not(None))
     with db.write() as conn:
-        return conn.execute(ours).rowcount
+        found = conn.execute(ours).rowcount
+        moved = [one.id for one in (job_of(row) for row in conn.execute(placed.order_by(job.c.id))) if not still(one)]
+        if moved:
+            conn.execute(_UPDATE, [{"the_id": job_id, "pool": None, "scope": None, "wait": ""} for job_id in moved])
+    return found + len(moved)
 
 
 def explain(db: Database, job_id: str, wait: str) -> None:

@@ -239,14 +239,15 @@ def test_any_order_and_any_repetition_of_deliveries_ends_the_same(database: Data
 
 def test_a_job_waits_to_be_placed_and_is_placed_once(database: Database) -> None:
     jobs.record(database, [told(a_job("1", labels=None)), told(a_job("2", COMPLETED))], NOW)
-    assert [job.id for job in jobs.unplaced(database)] == ["github-1"]
+    assert [job.id for job in jobs.unlabelled(database, ["github", "gitlab"])] == ["github-1"]
+    assert jobs.unlabelled(database, ["gitlab"]) == jobs.unplaced(database) == []
     assert jobs.place(database, "github-1", labels=("gpu",), pool="rubin", scope=SCOPE, not_ours="", now=NOW)
     assert not jobs.place(database, "github-1", labels=("cpu",), pool="other", scope=SCOPE, not_ours="", now=NOW)
     assert not jobs.place(database, "github-9", labels=(), pool="other", scope=SCOPE, not_ours="", now=NOW)
     found = jobs.get(database, "github-1")
     assert found is not None
     assert (found.labels, found.pool, found.scope) == (("gpu",), "rubin", SCOPE)
-    assert jobs.unplaced(database) == []
+    assert jobs.unplaced(database) == jobs.unlabelled(database, ["github"]) == []
     jobs.record(database, [told(a_job("1", IN_PROGRESS, labels=None))], NOW)
     with database.read() as conn:
         assert jobs.waiting(conn) == []
