@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 
 import httpx
 import pytest
@@ -196,6 +197,13 @@ async def test_static_files_are_ours_and_kept_for_good(service: Service) -> None
             assert reply.status_code == 200 and "immutable" in reply.headers["cache-control"] and "?v=" in path
         assert (await client.get("/static/nothing.js")).status_code == 404
         assert (await client.get("/static/..%2Fapp.py")).status_code == 404
+
+
+async def test_a_relative_time_stands_in_its_sentence(service: Service) -> None:
+    live_to(service.db, 1, "brave-otter-41", State.RELEASED, NOW - timedelta(minutes=30), job=1)
+    async with service.client(Role.VIEWER, **PAGE, cookie="times=relative") as client:
+        page = words(await client.get("/leases/brave-otter-41"))
+    assert re.search(r"Confirmed gone \d+ min ago", page)
 
 
 async def test_the_command_of_a_list_carries_its_filter(service: Service) -> None:
