@@ -13,6 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import httpx
+import psutil
 
 from providers import local_keeper
 from providers.clock import SYSTEM
@@ -161,8 +162,7 @@ class LocalBench:
         folder = self.folders.root / instance_id
         match state:
             case "ended":
-                script = [process for process in self.folders.processes(instance_id) if "start.sh" in process.cmdline()]
-                script[0].send_signal(signal.SIGTERM)
+                (await self._script(instance_id)).send_signal(signal.SIGTERM)
             case "killed" | "not started":
                 self._kill(instance_id)
                 if state == "not started":
@@ -174,6 +174,16 @@ class LocalBench:
 
     async def pause(self) -> None:
         await asyncio.sleep(0.02)
+
+    async def _script(self, instance_id: str) -> psutil.Process:
+        """The process of the start-up script: on a busy machine the keeper needs a moment to start it."""
+        async with asyncio.timeout(15):
+            while True:
+                for process in self.folders.processes(instance_id):
+                    with contextlib.suppress(psutil.Error):
+                        if "start.sh" in process.cmdline():
+                            return process
+                await self.pause()
 
     def _kill(self, tag: str) -> None:
         for process in self.folders.processes(tag):
