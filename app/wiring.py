@@ -18,6 +18,7 @@ from app.engine.loop import Engine
 from app.engine.step import Deps, Timing
 from app.forges.contract import Forge, ForgeError
 from app.forges.github import GitHubForge
+from app.forges.github_wire import api_address
 from app.forges.gitlab import GitLabForge
 from app.kit.bell import Bell
 from app.kit.clock import Clock, SystemClock
@@ -210,7 +211,7 @@ def forges_of(settings: Settings, now: Callable[[], datetime], on_rate: Callable
             webhook_secret=_required(github.webhook_secret),
             now=now,
             webhook_secret_previous=_read(github.webhook_secret_previous),
-            api_url=github.api,
+            api_url=github.api_url or api_address(github.url),
             app_id=str(github.app_id or ""),
             private_key=_read(github.private_key),
             token=_read(github.token),

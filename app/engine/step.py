@@ -116,8 +116,3 @@ def deadline(state: State, lease: Lease, pool: Pool, now: datetime) -> datetime 
 def pause(tries: int, *, first: float = 1.0, longest: float = 60.0) -> float:
     """Seconds to wait after so many failed looks in a row: doubling from `first`, at most `longest`."""
     return min(first * 2.0 ** min(tries, 16), longest)
-
-
-def late_note(lease: Lease, text: str) -> str:
-    """The last note of a lease is the best explanation of why it is late."""
-    return f"{text} {lease.note}".strip() if lease.note else text

@@ -66,7 +66,8 @@ class GitHubSettings(Section):
     url: WebAddress = "https://github.com"
     """Address of the web pages. Default `https://github.com`; for Enterprise Server, your own host."""
     api_url: WebAddress | None = None
-    """Address of the API. Default: `https://api.github.com`, or `/api/v3` below `url` for Enterprise Server."""
+    """Address of the API. Default: `https://api.github.com`, `https://api.TENANT.ghe.com`, or `/api/v3` below `url`
+    for Enterprise Server."""
     app_id: int | None = Field(default=None, gt=0)
     """Number of the GitHub App. Default none. An App is the safer way: its tokens live an hour and reach one repository."""
     private_key: SecretField | None = None
@@ -83,11 +84,6 @@ class GitHubSettings(Section):
     """Runner group by name, for organisation and enterprise runners. Default: the default group."""
     enterprise: Words = ""
     """Short name of the enterprise, as in its address. Default none; needed for the scope `enterprise`."""
-
-    @property
-    def api(self) -> str:
-        """The API's address, with its default filled in."""
-        return self.api_url or ("https://api.github.com" if self.url == "https://github.com" else f"{self.url}/api/v3")
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -332,13 +332,6 @@ def many(db: Database, job_ids: Iterable[str]) -> dict[str, Job]:
     return {one.id: one for one in _all(db, _select().where(job.c.id.in_(wanted)))} if wanted else {}
 
 
-def by_url(db: Database, url: str) -> Job | None:
-    """The job with this address; the newest, where a forge gave two the same. An empty one matches none."""
-    if not url:
-        return None
-    return next(iter(_all(db, _select().where(job.c.url == url).order_by(job.c.seen_at.desc()).limit(1))), None)
-
-
 def counts(db: Database) -> dict[str, int]:
     """How many open jobs: waiting, started (running now) and not_ours."""
     alien = job.c.not_ours != ""
@@ -348,13 +341,6 @@ def counts(db: Database) -> dict[str, int]:
         for state, not_ours, count in conn.execute(query):
             totals["not_ours" if not_ours else "started" if state == JobState.IN_PROGRESS else "waiting"] += count
     return totals
-
-
-def queued_by_pool(db: Database) -> dict[str, int]:
-    """How many queued jobs each pool has."""
-    query = sa.select(job.c.pool, sa.func.count()).where(job.c.state == JobState.QUEUED, job.c.pool.is_not(None))
-    with db.read() as conn:
-        return {str(pool): count for pool, count in conn.execute(query.group_by(job.c.pool))}
 
 
 def _select() -> sa.Select[Any]:

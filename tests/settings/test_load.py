@@ -51,7 +51,7 @@ def test_a_good_file_is_typed_and_frozen(tmp_path: Path) -> None:
     assert (pool.name, pool.labels, pool.gpus) == ("gpu-rubin", ("gpu", "rubin"), 1)
     assert pool.max_price_per_hour == Decimal("9.50")
     assert settings.github is not None
-    assert settings.github.api == "https://api.github.com"
+    assert settings.github.api_url is None
     with pytest.raises(ValueError, match="frozen"):
         settings.public_url = "https://other.example"
 

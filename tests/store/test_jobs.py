@@ -17,7 +17,7 @@ from app.core.states import State
 from app.store import jobs, leases
 from app.store.db import Database
 from app.store.jobs import Record, Recorded
-from tests.store.nouns import KEY, NOW, SCOPE, SECOND, a_job, a_lease, again, led_to, planned, queued, told, without_time
+from tests.store.nouns import NOW, SCOPE, SECOND, a_job, a_lease, again, led_to, planned, queued, told, without_time
 
 WAITING, QUEUED, IN_PROGRESS, COMPLETED = JobState
 
@@ -26,7 +26,6 @@ def test_a_queued_job_is_recorded_whole(database: Database) -> None:
     job = a_job(name="train", workflow="ci.yml", url="https://forge.example/1", queued_at=NOW, installation="77", run_id="9")
     assert jobs.record(database, [told(job)], NOW) == [Recorded.RECORDED]
     assert jobs.get(database, job.id) == replace(job, seen_at=NOW)
-    assert jobs.by_url(database, job.url) == jobs.get(database, job.id)
 
 
 def test_the_same_delivery_counts_once_in_one_group_and_in_the_next(database: Database) -> None:
@@ -286,11 +285,8 @@ def test_why_a_job_waits_is_told_until_it_starts(database: Database) -> None:
     jobs.explain(database, job.id, "x")
     found = jobs.get(database, job.id)
     assert found is not None
-    assert jobs.queued_by_pool(database) == {}
     queued(database, "2")
-    assert jobs.queued_by_pool(database) == {KEY.pool: 1}
 
 
 def test_an_empty_address_finds_no_job(database: Database) -> None:
     jobs.record(database, [told(a_job(url=""))], NOW)
-    assert jobs.by_url(database, "") is None
