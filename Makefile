@@ -1,6 +1,8 @@
 # Needs make and Python 3.11 or newer, nothing else: no recipe calls any other program.
 PYTHON ?= python3
 REQUIRE ?=
+SEEDS ?= 0:1000
+COUNT ?= 100
 ARGS ?=
 BIN := .venv/bin
 COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(CURDIR)/$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
@@ -12,12 +14,15 @@ make install   prepare .venv from hash-pinned requirements
 make run       start the service on 127.0.0.1:8080; without a sublet.toml, the demo
 make test      run every test; REQUIRE=all makes missing real parts a failure, ARGS="..." goes to pytest
 make check     formatting, lint, strict types, import rules, tests
+make simulate  the simulation: SEEDS=0:1000; the last line is one JSON object
+make chaos     real processes, killed at random: COUNT=100; the last line is one JSON object
+make bench     speed, as one JSON object, and docs/performance.md
 make format    put the code into shape
 make docs      write the generated reference pages anew
 make lock      pin the newest requirements, with hashes
 endef
 
-.PHONY: help install install-dev run test check lint format docs lock
+.PHONY: help install install-dev run test check lint simulate chaos bench format docs lock
 
 help:
 	@$(info $(HELP)):
@@ -41,6 +46,15 @@ lint: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+simulate: install-dev
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
+
+chaos: install-dev
+	@$(BIN)/python -m tests.chaos --count $(COUNT) $(ARGS)
+
+bench: install-dev
+	@$(BIN)/python -m tests.bench $(ARGS)
 
 format: install-dev
 	$(BIN)/ruff format .

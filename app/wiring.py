@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from app import __version__
 from app.core.model import Pool, RepositoryRule, ScopeKind
 from app.core.states import State
-from app.engine import reconcile
+from app.engine import enlist
 from app.engine.loop import Engine
 from app.engine.step import Deps, Timing
 from app.forges.contract import Forge, ForgeError
@@ -52,7 +52,8 @@ class Service:
         for provider in self.deps.providers.values():
             await provider.aclose()
         self.deps.store.close()
-        self.deps.forge_lane.close()
+        for lane in self.deps.lanes.values():
+            lane.close()
         self.db.close()
 
 
@@ -62,14 +63,14 @@ class Outfit:
 
     clock: Clock
     store: Lane
-    forge_lane: Lane
+    forge_lane: Callable[[str], Lane]  # a lane for the forge of this name
     token: Callable[[int], str] = secrets.token_hex
     below: Callable[[int], int] = secrets.randbelow
 
 
 def system_outfit() -> Outfit:
     """The machine's own clock, and threads."""
-    return Outfit(SystemClock(), ThreadLane("store", 8), ThreadLane("forge", 4))
+    return Outfit(SystemClock(), ThreadLane("store", 8), lambda forge: ThreadLane(forge, 4))
 
 
 def assemble(
@@ -90,12 +91,13 @@ def assemble(
     telemetry = telemetry or telemetry_of(forges, providers, pools)
     agent = package.agent()
     bell = Bell()
+    lanes = {name: outfit.forge_lane(name) for name in forges}
     metered = {name: MeteredForge(forge, telemetry) for name, forge in forges.items()}
     counted = {name: MeteredProvider(provider, telemetry) for name, provider in providers.items()}
     deps = Deps(
         db=db,
         store=outfit.store,
-        forge_lane=outfit.forge_lane,
+        lanes=lanes,
         forges=metered,
         providers=counted,
         pools=pools,
@@ -126,7 +128,7 @@ def assemble(
         settings=web,
         telemetry=telemetry,
         providers={name: provider.check for name, provider in counted.items()},
-        forge_checks={name: _forge_check(forge, outfit.forge_lane) for name, forge in metered.items()},
+        forge_checks={name: _forge_check(forge, lanes[name]) for name, forge in metered.items()},
         engine_beat=lambda: engine.last_beat,
     )
     return Service(db, engine, build_web(parts), deps, parts, telemetry)
@@ -198,7 +200,7 @@ def from_settings(
         telemetry=telemetry,
         node_ca=settings.server.node_ca.read_text() if settings.server.node_ca else None,
     )
-    reconcile.reconsider(service.deps)
+    enlist.reconsider(service.deps)
     return service
 
 

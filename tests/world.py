@@ -155,7 +155,7 @@ class World:
         outfit = Outfit(
             self.clock,
             InlineLane(),
-            InlineLane(),
+            lambda _: InlineLane(),
             token=lambda size: f"{self._random.getrandbits(size * 8):0{size * 2}x}",
             below=self._random.randrange,
         )

@@ -180,6 +180,22 @@ class Job:
     not_ours: str = ""  # a sentence, when no pool serves it
     wait: str = ""  # a sentence: why it still waits
     lease_id: str = ""
+    cleared_at: datetime | None = None  # when its run was found to be one that may spend money here; before that, no demand
+    heard_at: datetime | None = None  # the forge's last word on it, by webhook or by poll
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Where a job's code comes from and who set it going, as the forge itself tells it: one per workflow run or pipeline."""
+
+    forge: str
+    repository: str
+    id: str
+    attempt: int = 1
+    event: str = ""
+    head_repository: str = ""  # full path; empty: deleted, or the forge does not say
+    fork: bool | None = None  # None: nobody can say
+    actor: str = ""  # who set this attempt going
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +311,7 @@ class Lease:
     # Facts by people and by policy:
     drain_asked_at: datetime | None = None
     destroy_asked_at: datetime | None = None
+    missing_at: datetime | None = None  # since when its provider's lists lack it, or show it stopped
     asked_reason: Reason | None = None
     asked_text: str = ""
 
@@ -336,3 +353,4 @@ class RepositoryRule:
     match: str  # glob over the full path, case-insensitive: "acme/*"
     forks: bool = False  # may jobs of forks run
     events: frozenset[str] = frozenset()  # empty: the usual safe ones (app.core.rules)
+    actors: frozenset[str] = frozenset()  # globs over the forge's user names; empty: anybody who could start such a run

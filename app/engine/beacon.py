@@ -43,7 +43,7 @@ async def _put_out(deps: Deps, wanted: set[tuple[str, str, str]]) -> None:
         forge = deps.forges.get(known.forge)
         try:
             if forge is not None and known.runner_id:
-                await deps.forge_lane(forge.remove_runner, Scope.parse(known.scope), known.runner_id)
+                await deps.lane(forge)(forge.remove_runner, Scope.parse(known.scope), known.runner_id)
         except ForgeError:
             continue  # at the next beat
         await deps.store(beacons.remove, deps.db, known.forge, known.scope, known.labels)
@@ -56,7 +56,8 @@ async def _light(deps: Deps, forge_name: str, scope: Scope, labels: tuple[str, .
         credential = unseal(deps.vault, known.credential, context)
     runner_id = known.runner_id if known is not None else ""
     try:
-        minted = await deps.forge_lane(deps.forges[forge_name].light_beacon, scope, labels, credential, runner_id)
+        forge = deps.forges[forge_name]
+        minted = await deps.lane(forge)(forge.light_beacon, scope, labels, credential, runner_id)
     except ForgeError:
         return 0
     if minted is None:

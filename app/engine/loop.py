@@ -10,7 +10,7 @@ import structlog
 
 from app.core.model import LATE_REASON, Lease, Reason
 from app.core.states import LIVE, RULES, State, way_out
-from app.engine import beacon, bill, boot, launch, reaper, reconcile, runner, teardown
+from app.engine import beacon, bill, boot, enlist, launch, reaper, reconcile, runner, teardown
 from app.engine.step import Answer, Deps, Move, Station, Wait, deadline, pause
 from app.store import leases, sweep
 
@@ -91,7 +91,7 @@ class Engine:
             await self.deps.clock.sleep(max(period.total_seconds(), pause(failures) if failures else 0.0))
 
     async def _learn(self) -> None:
-        if await reconcile.learn(self.deps):
+        if await enlist.learn(self.deps):
             self.deps.bell.ring()
 
     async def _reap(self) -> None:
@@ -108,7 +108,7 @@ class Engine:
 
     async def sow(self) -> None:
         """Place new jobs, plan leases, book released ones. What fails here keeps no lease from its end."""
-        chores = (reconcile.enlist, reconcile.plan, bill.book) if self.planning else (reconcile.enlist, bill.book)
+        chores = (enlist.enlist, reconcile.plan, bill.book) if self.planning else (enlist.enlist, bill.book)
         for chore in chores:
             try:
                 await chore(self.deps)
@@ -118,7 +118,7 @@ class Engine:
     async def beat(self) -> int:
         """Everything that is due at this moment, looks one after another; how many leases were looked at."""
         looked = 0
-        await reconcile.learn(self.deps)
+        await enlist.learn(self.deps)
         while True:
             await self.sow()
             claimed = await self._claim(self.deps.timing.width)

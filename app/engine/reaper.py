@@ -78,7 +78,7 @@ async def reap_runners(deps: Deps) -> int:
 async def _sweep_scope(name: str, scope: Scope, deps: Deps) -> int:
     forge = deps.forges[name]
     before = await deps.store(lease_views.live_runners, deps.db)
-    listed = await deps.forge_lane(forge.runners, scope, deps.runner_prefix)
+    listed = await deps.lane(forge)(forge.runners, scope, deps.runner_prefix)
     owned = before | await deps.store(lease_views.live_runners, deps.db)
     strangers = {view.runner_id: view for view in listed if view.name not in owned and view.busy is not True}
     twice = await deps.store(sweep.sight, deps.db, f"forge:{name}:{scope}", set(strangers), deps.clock.now(), APART)
@@ -88,7 +88,7 @@ async def _sweep_scope(name: str, scope: Scope, deps: Deps) -> int:
         text = f"{name} lists {name_there} in {scope}, which no live lease owns; seen twice."
         await deps.store(audit.note, deps.db, deps.clock.now(), "reaper", "runner.orphan", f"runner:{runner_id}", text)
         with contextlib.suppress(RunnerBusy, ForgeRefused):  # one that stays hides no other
-            await deps.forge_lane(forge.remove_runner, scope, runner_id)
+            await deps.lane(forge)(forge.remove_runner, scope, runner_id)
     return len(twice)
 
 

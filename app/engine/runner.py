@@ -70,7 +70,7 @@ async def _mint(lease: Lease, deps: Deps) -> Answer:
     if not await deps.keep(lease, runner_name=name, runner_id="", mint_try=lease.mint_try + 1):
         return Wait(0)
     try:
-        minted = await deps.forge_lane(forge.mint_runner, order)
+        minted = await deps.lane(forge)(forge.mint_runner, order)
     except NameTaken as error:
         return Wait(0.2, str(error), failed=True)
     except ForgeDown as error:
@@ -88,8 +88,8 @@ async def _mint(lease: Lease, deps: Deps) -> Answer:
 
 
 async def _remove_by_name(forge: Forge, lease: Lease, installation: str, deps: Deps) -> None:
-    for view in await deps.forge_lane(forge.runners, lease.key.scope, lease.runner_name, installation):
-        await deps.forge_lane(forge.remove_runner, lease.key.scope, view.runner_id, installation)
+    for view in await deps.lane(forge)(forge.runners, lease.key.scope, lease.runner_name, installation):
+        await deps.lane(forge)(forge.remove_runner, lease.key.scope, view.runner_id, installation)
 
 
 async def wait_for_job(lease: Lease, deps: Deps) -> Answer:
@@ -127,7 +127,7 @@ async def _give_back(lease: Lease, deps: Deps, reason: Reason, text: str) -> Ans
         return Move(State.DRAINING, reason, text)
     installation, _ = await deps.store(lease_views.mint_hints, deps.db, lease)
     try:
-        await deps.forge_lane(forge.remove_runner, lease.key.scope, lease.runner_id, installation)
+        await deps.lane(forge)(forge.remove_runner, lease.key.scope, lease.runner_id, installation)
     except RunnerBusy:
         return Move(State.BUSY, text="The forge says that the runner has just taken a job.")
     except (ForgeDown, ForgeRefused) as error:
@@ -141,7 +141,7 @@ async def _busy(lease: Lease, deps: Deps) -> Answer:
     if forge is not None and lease.runner_id:
         installation, _ = await deps.store(lease_views.mint_hints, deps.db, lease)
         try:
-            await deps.forge_lane(forge.job_started, lease.key.scope, lease.runner_id, installation)
+            await deps.lane(forge)(forge.job_started, lease.key.scope, lease.runner_id, installation)
         except (ForgeDown, ForgeRefused) as error:
             note = f"The runner has its job; the forge could not be told: {error}"
     return Move(State.BUSY, text=note)
@@ -170,7 +170,7 @@ async def _forge_says_free(lease: Lease, deps: Deps) -> bool:
         return False
     installation, _ = await deps.store(lease_views.mint_hints, deps.db, lease)
     try:
-        view = await deps.forge_lane(forge.runner, lease.key.scope, lease.runner_id, installation)
+        view = await deps.lane(forge)(forge.runner, lease.key.scope, lease.runner_id, installation)
     except (ForgeDown, ForgeRefused):
         return False
     return view is None or view.busy is False

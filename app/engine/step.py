@@ -63,7 +63,7 @@ class Deps:
 
     db: Database
     store: Lane
-    forge_lane: Lane
+    lanes: Mapping[str, Lane]  # one for each forge, so that one that hangs holds up no other
     forges: Mapping[str, Forge]
     providers: Mapping[str, Provider]
     pools: Mapping[str, Pool]
@@ -88,6 +88,10 @@ class Deps:
     async def keep(self, lease: Lease, **values: Any) -> bool:
         """Write down what is about to be done, under the claim. False: somebody else went on, so do not do it."""
         return await self.store(leases.keep, self.db, lease, values, self.clock.now())
+
+    def lane(self, forge: Forge) -> Lane:
+        """Where this forge is asked."""
+        return self.lanes[forge.name]
 
     def pool_of(self, lease: Lease) -> Pool:
         """The lease's pool; one that left the settings lives on with the lease's own need and the usual limits."""

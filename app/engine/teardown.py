@@ -33,10 +33,10 @@ async def drain(lease: Lease, deps: Deps) -> Answer:
     installation, _ = await deps.store(lease_views.mint_hints, deps.db, lease)
     try:
         if lease.runner_id:
-            await deps.forge_lane(forge.remove_runner, lease.key.scope, lease.runner_id, installation)
+            await deps.lane(forge)(forge.remove_runner, lease.key.scope, lease.runner_id, installation)
         else:
-            for view in await deps.forge_lane(forge.runners, lease.key.scope, lease.runner_name, installation):
-                await deps.forge_lane(forge.remove_runner, lease.key.scope, view.runner_id, installation)
+            for view in await deps.lane(forge)(forge.runners, lease.key.scope, lease.runner_name, installation):
+                await deps.lane(forge)(forge.remove_runner, lease.key.scope, view.runner_id, installation)
     except RunnerBusy:
         over = lease.hard_end is not None and lease.hard_end <= deps.clock.now()
         over = over or lease.runner_exited_at is not None or lease.destroy_asked_at is not None

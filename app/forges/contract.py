@@ -7,17 +7,18 @@ ForgeError
 ├── RunnerBusy     the forge says that this runner has a job: not removed
 ├── ForgeRefused   a definite no (rights, missing scope, full group): tell a person
 └── ForgeDown      no clear answer, or asked to slow down: come back after `wait`
+    └── HeldBack   not asked at all: what is left of the quota is kept for calls that matter more
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
-from app.core.model import Job, Scope
+from app.core.model import Job, Run, Scope
 from providers.contract import Secret
 
 
@@ -81,6 +82,23 @@ class RunnerView:
     busy: bool | None
 
 
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """A delivery that never reached us, which the forge would send again if it is asked."""
+
+    id: str  # what `redeliver` takes; made and read by the forge's adapter only
+    guid: str  # the delivery's dedupe key, the same when it comes again; empty: the forge does not show it
+    at: datetime  # when it was sent last
+
+
+class Pace(StrEnum):
+    """How freely polls may be made now, by what is left of the forge's quota."""
+
+    FREE = "free"
+    SLOW = "slow"  # less than half is left: poll a third as often
+    STOP = "stop"  # the rest is kept for credentials and removals
+
+
 class ForgeError(Exception):
     """The forge could not do what was asked."""
 
@@ -120,8 +138,15 @@ class ForgeDown(ForgeError):
         self.wait = wait
 
 
+class HeldBack(ForgeDown):
+    """The call was not made: what is left of the forge's quota is kept for calls that matter more."""
+
+
 class Forge(Protocol):
-    """One forge account. Every method but `parse` may block on the network, with explicit timeouts."""
+    """One forge account, which may spread its calls over several credentials.
+
+    Calls rank credential > removal > look > poll; each is made only while its rank's share of the quota lasts.
+    Every method but `parse` and `pace` may block on the network, with explicit timeouts."""
 
     name: str  # also the last part of /hooks/{name}
     kind: str  # "github" or "gitlab"
@@ -135,6 +160,30 @@ class Forge(Protocol):
 
     def fetch_job(self, job: Job) -> Job | None:
         """The job as the forge has it now, with its labels; None if the forge no longer has it."""
+        ...
+
+    def fetch_run(self, job: Job) -> Run | None:
+        """Where the job's code comes from and who set it going; None if the forge no longer has the run. One call."""
+        ...
+
+    def open_jobs(self, repository: str, installation: str = "") -> Sequence[Job]:
+        """Every job of the repository that waits or runs, with its labels; the whole listing or an error. A poll.
+
+        An unchanged listing costs no quota where the forge honours conditional requests."""
+        ...
+
+    def missed(self, since: datetime) -> Sequence[Missed]:
+        """Deliveries sent to us since then of which no attempt has arrived, the oldest first. A poll.
+
+        Raises ForgeRefused where our rights do not reach the list of deliveries."""
+        ...
+
+    def redeliver(self, missed: Missed) -> None:
+        """Ask for a delivery once more. Repeatable. A poll."""
+        ...
+
+    def pace(self) -> Pace:
+        """How freely polls may be made now. Asks nobody."""
         ...
 
     def mint_runner(self, order: RunnerOrder) -> Minted:

@@ -127,6 +127,8 @@ job = sa.Table(
     _text("not_ours"),
     _text("wait"),
     _text("lease_id"),
+    _time("cleared_at"),
+    _time("heard_at"),
     sa.Index("ix_job_state_pool", "state", "pool"),
     sa.Index("ix_job_url", "url"),
     sa.Index("ix_job_seen_at", "seen_at"),
@@ -194,6 +196,7 @@ lease = sa.Table(
     _text("job_conclusion"),
     _time("drain_asked_at"),
     _time("destroy_asked_at"),
+    _time("missing_at"),
     _text("asked_reason", None),
     _text("asked_text"),
     sa.Index("ix_lease_due", "due", sqlite_where=LIVE, postgresql_where=LIVE),
@@ -267,6 +270,56 @@ sighting = sa.Table(
     sa.Column("thing", sa.String(200), primary_key=True),
     _time("first_seen", nullable=False),
     _time("last_seen", nullable=False),
+)
+
+stray = sa.Table(  # an instance under our owner tag that is no lease's own: destroyed, proven gone and, where it can be, booked
+    "stray",
+    metadata,
+    sa.Column("provider", sa.String(60), primary_key=True),
+    sa.Column("instance_id", sa.String(200), primary_key=True),
+    _text("tag"),
+    _text("lease_id"),  # of the lease that once owned the tag; empty: nobody knows the tag, and nobody the price
+    _time("created_at"),  # as the provider says
+    _time("found_at", nullable=False),
+    _time("asked_at"),  # when its end was first asked for
+    sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
+    _time("gone_at"),
+    _time("booked_at"),
+)
+
+run = sa.Table(  # one answer of the forge for all jobs of a run
+    "run",
+    metadata,
+    sa.Column("forge", sa.String(60), primary_key=True),
+    sa.Column("repository", sa.String(500), primary_key=True),
+    sa.Column("id", sa.String(100), primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    _text("event"),
+    _text("head_repository"),
+    sa.Column("fork", sa.Boolean, nullable=True),
+    _text("actor"),
+    _time("told_at", nullable=False),
+    sa.Index("ix_run_told_at", "told_at"),
+)
+
+duty = sa.Table(  # work that one engine does for all, and when it is due again
+    "duty",
+    metadata,
+    sa.Column("name", sa.String(200), primary_key=True),
+    _time("due", nullable=False),
+    _text("holder"),
+    _time("done_at"),
+    _text("note"),
+)
+
+replica = sa.Table(  # every process that serves this database, as it last said of itself
+    "replica",
+    metadata,
+    sa.Column("name", sa.String(60), primary_key=True),
+    sa.Column("role", sa.String(20), nullable=False),
+    _text("version"),
+    _time("started_at", nullable=False),
+    _time("seen_at", nullable=False),
 )
 
 beacon = sa.Table(

@@ -11,7 +11,7 @@ import pytest
 
 from app.core.model import Job, JobState, Reason, RepositoryRule
 from app.core.states import State
-from app.engine import reconcile
+from app.engine import enlist
 from app.engine.loop import Engine
 from app.engine.step import Timing
 from app.forges.contract import ForgeDown, RunnerBusy
@@ -29,8 +29,7 @@ async def test_two_hundred_jobs_of_a_forge_that_tells_no_labels_hold_up_no_other
 ) -> None:
     async with World(database, tmp_path) as world:
         crowd = [
-            Job(f"gitlab-{number}", "gitlab", str(number), "acme/train", JobState.WAITING)
-            for number in range(reconcile.GROUP + 1)
+            Job(f"gitlab-{number}", "gitlab", str(number), "acme/train", JobState.WAITING) for number in range(enlist.GROUP + 1)
         ]
         jobs.record(database, [jobs.Record("gitlab", "", "Job Hook", "created", one) for one in crowd], NOON)
         key = world.github.queue(LABELS)
@@ -52,7 +51,7 @@ async def test_a_forge_that_is_down_is_asked_once_a_round(
         for _ in range(3):
             world.gitlab.queue(LABELS)
         await world.deliver()
-        await reconcile.learn(world.service.deps)
+        await enlist.learn(world.service.deps)
         assert len(asked) == 1
 
 
@@ -62,14 +61,14 @@ async def test_new_settings_are_asked_again_about_every_job_that_waits(database:
         key = world.github.queue(LABELS)
         await world.run(timedelta(seconds=10))
         deps = world.service.deps
-        assert reconcile.reconsider(deps) == 0
+        assert enlist.reconsider(deps) == 0
         for other, told in (
             (replace(deps, pools={"new": pool_of(name="new")}), ""),
             (replace(deps, repositories=(RepositoryRule("else/*"),)), "not in the allow list"),
             (replace(deps, forges={}), "The forge github is not in the settings."),
         ):
-            assert reconcile.reconsider(other) == 1
-            await reconcile.enlist(other)
+            assert enlist.reconsider(other) == 1
+            await enlist.enlist(other)
             job = world.job(key)
             assert (job.pool, told in job.not_ours) == ("new" if not told else None, True)
 
