@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -36,23 +36,18 @@ OTHERS_OUT = b"""SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
 _numbers = count(1)
 
 
+class NoPostgres(Exception):
+    """This machine has no PostgreSQL that could be started; says what to do."""
+
+
 @pytest.fixture(scope="session")
 def postgres_url() -> Generator[str]:
     """The address of a cluster that only this worker uses. Its database is empty; tests make their own."""
-    binaries = _binaries()
-    if binaries is None:
-        lacks("PostgreSQL", REMEDY)
-    user = _unprivileged()
-    if user is None:
-        lacks("PostgreSQL", "run the tests as an ordinary user, or add the user postgres: PostgreSQL refuses to run as root")
-    folder = Path(tempfile.mkdtemp(prefix="sublet-pg-"))
     try:
-        if os.geteuid() == 0:
-            os.chown(folder, user.pw_uid, user.pw_gid)
-        with _cluster(binaries, folder, user) as url:
-            yield url
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with cluster() as made:
+            yield made.url
+    except NoPostgres as lack:
+        lacks("PostgreSQL", str(lack))
 
 
 @pytest.fixture(scope="session")
@@ -121,47 +116,88 @@ def _unprivileged() -> pwd.struct_passwd | None:
         return None
 
 
-@contextmanager
-def _cluster(binaries: Path, folder: Path, user: pwd.struct_passwd) -> Generator[str]:
-    cluster, output, word = folder / "cluster", folder / "output", secrets.token_hex(16)
+class Cluster:
+    """A cluster in a folder of its own, on loopback. It keeps its port when it is stopped and started again."""
 
-    def run(program: str, *arguments: str) -> None:
-        root = os.geteuid() == 0
+    def __init__(self, binaries: Path, folder: Path, user: pwd.struct_passwd, settings: Mapping[str, str]) -> None:
+        """Not made yet. `folder` is the user's own; `user` is whom its processes run as where we are root."""
+        self._binaries, self._folder, self._user, self._settings = binaries, folder, user, dict(settings)
+        self._word = secrets.token_hex(16)
+        self._port = 0
+
+    @property
+    def url(self) -> str:
+        """The address, once it has been started."""
+        return f"postgresql+psycopg://sublet:{self._word}@127.0.0.1:{self._port}/postgres"
+
+    @property
+    def running(self) -> bool:
+        return (self._folder / "cluster/postmaster.pid").exists()
+
+    def create(self) -> None:
+        password = self._folder / "password"
+        password.write_text(self._word)
+        words = ("-U", "sublet", "-A", "scram-sha-256", f"--pwfile={password}", "--no-sync", "-E", "UTF8", "--locale=C")
+        self._run("initdb", *words)
+
+    def start(self, tries: int = 4) -> None:
+        """On its old port; the first time, on a free one. Returns once it takes connections."""
+        port = self._port or _free_port()
+        own = {"listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": str(self._folder)}
+        settings = {**self._settings, **own}
+        try:
+            self._run("pg_ctl", "-w", "-o", " ".join(f"-c {key}={value}" for key, value in settings.items()), "start")
+        except RuntimeError:  # a port that was free a moment ago may be taken now
+            if tries == 1:
+                raise
+            self.start(tries - 1)
+            return
+        self._port = port
+
+    def stop(self) -> None:
+        """At once, without a word to its clients, as a crash would: the next start recovers from the log."""
+        self._run("pg_ctl", "-m", "immediate", "-w", "stop")  # by the pid that the cluster wrote down
+
+    def _run(self, program: str, *arguments: str) -> None:
+        root, output = os.geteuid() == 0, self._folder / "output"
         with output.open("a") as log:  # a file, because a pipe would stay open in the server
             done = subprocess.run(
-                [str(binaries / program), "-D", str(cluster), *arguments],
+                [str(self._binaries / program), "-D", str(self._folder / "cluster"), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                cwd=folder,
-                user=user.pw_uid if root else None,
-                group=user.pw_gid if root else None,
+                cwd=self._folder,
+                user=self._user.pw_uid if root else None,
+                group=self._user.pw_gid if root else None,
                 extra_groups=[] if root else None,
                 timeout=120,
             )
         if done.returncode != 0:
             raise RuntimeError(f"{program} ended with {done.returncode}: {output.read_text()[-2000:]}")
 
-    password = folder / "password"
-    password.write_text(word)
-    run("initdb", "-U", "sublet", "-A", "scram-sha-256", f"--pwfile={password}", "--no-sync", "-E", "UTF8", "--locale=C")
-    port = _start(run, folder)
+
+@contextmanager
+def cluster(settings: Mapping[str, str] = SETTINGS) -> Generator[Cluster]:
+    """A started cluster of the caller's own. Raises NoPostgres where there can be none."""
+    binaries, user = _binaries(), _unprivileged()
+    if binaries is None:
+        raise NoPostgres(REMEDY)
+    if user is None:
+        raise NoPostgres("run the tests as an ordinary user, or add the user postgres: PostgreSQL refuses to run as root")
+    folder = Path(tempfile.mkdtemp(prefix="sublet-pg-"))
     try:
-        yield f"postgresql+psycopg://sublet:{word}@127.0.0.1:{port}/postgres"
+        if os.geteuid() == 0:
+            os.chown(folder, user.pw_uid, user.pw_gid)
+        made = Cluster(binaries, folder, user, settings)
+        made.create()
+        made.start()
+        try:
+            yield made
+        finally:
+            if made.running:
+                made.stop()
     finally:
-        run("pg_ctl", "-m", "immediate", "-w", "stop")  # by the pid that the cluster wrote down
-
-
-def _start(run: Callable[..., None], folder: Path, tries: int = 4) -> int:
-    port = _free_port()
-    settings = {**SETTINGS, "listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": str(folder)}
-    try:
-        run("pg_ctl", "-w", "-o", " ".join(f"-c {key}={value}" for key, value in settings.items()), "start")
-    except RuntimeError:  # a port that was free a moment ago may be taken now
-        if tries == 1:
-            raise
-        return _start(run, folder, tries - 1)
-    return port
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _free_port() -> int:
