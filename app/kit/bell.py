@@ -1,6 +1,14 @@
 """A hint: "look now". It carries no data and may be lost; whoever waits also looks by the clock."""
 
 import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Ringing(Protocol):
+    """What whoever wrote a fact is given."""
+
+    def ring(self) -> None: ...
 
 
 class Bell:
@@ -21,3 +29,14 @@ class Bell:
             return False
         self._event.clear()
         return True
+
+
+class Chime:
+    """Several rung as one: the bell of this process, and whatever carries the hint to others."""
+
+    def __init__(self, *rings: Callable[[], None]) -> None:
+        self._rings = rings
+
+    def ring(self) -> None:
+        for ring in self._rings:
+            ring()

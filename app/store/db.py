@@ -7,9 +7,11 @@ import sqlite3
 import threading
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
@@ -79,6 +81,20 @@ class Database:
         """Raises sqlalchemy.exc.SQLAlchemyError when the database does not answer."""
         with self.read() as conn:
             conn.execute(sa.select(1))
+
+    def time(self) -> datetime:
+        """What the database's own clock says, in UTC. Only PostgreSQL has one; SQLite's is this machine's."""
+        with self.read() as conn:
+            return conn.execute(sa.select(sa.func.clock_timestamp())).scalar_one().astimezone(UTC)
+
+    def own_connection(self) -> psycopg.Connection[Any]:
+        """A connection that is not one of the pool's, for LISTEN: it commits each statement by itself. PostgreSQL only."""
+        pooled = self._engine.raw_connection()
+        driver: Any = pooled.driver_connection
+        pooled.detach()
+        driver.rollback()
+        driver.autocommit = True
+        return driver
 
     def close(self) -> None:
         self._engine.dispose()

@@ -64,6 +64,7 @@ metadata = sa.MetaData(
 
 LIVE = sa.text("state <> 'released'")
 UNBOOKED = sa.text("state = 'released' AND asked_at IS NOT NULL AND booked_at IS NULL")
+UNSETTLED = sa.text("cleared_at IS NULL AND not_ours = '' AND state <> 'completed'")
 """Written out, never bound: a partial index serves only a query that repeats its very words."""
 
 
@@ -83,6 +84,7 @@ installation = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),  # one row
     sa.Column("owner", sa.String(40), nullable=False),  # our unguessable owner tag at every provider
     _time("created_at", nullable=False),
+    sa.Column("key_check", sa.LargeBinary, nullable=True),  # sealed: only the right key file opens it
 )
 
 delivery = sa.Table(
@@ -129,7 +131,11 @@ job = sa.Table(
     _text("lease_id"),
     _time("cleared_at"),
     _time("heard_at"),
+    _text("heard_by"),
+    _time("ask_after"),  # the forge is not asked about it again before this
+    sa.Column("asks", sa.Integer, nullable=False, server_default="0"),  # in a row without a useful answer
     sa.Index("ix_job_state_pool", "state", "pool"),
+    sa.Index("ix_job_unsettled", "seen_at", sqlite_where=UNSETTLED, postgresql_where=UNSETTLED),
     sa.Index("ix_job_url", "url"),
     sa.Index("ix_job_seen_at", "seen_at"),
 )
@@ -199,6 +205,8 @@ lease = sa.Table(
     _text("asked_reason", None),
     _text("asked_text"),
     _time("missing_at"),
+    _time("last_asked_at"),
+    _text("first_job"),  # the one that its node asked to start; no other may
     sa.Index("ix_lease_due", "due", sqlite_where=LIVE, postgresql_where=LIVE),
     sa.Index("ix_lease_state", "state", "entered_at"),
     sa.Index("ix_lease_live", "created_at", sqlite_where=LIVE, postgresql_where=LIVE),
@@ -282,6 +290,7 @@ stray = sa.Table(  # an instance under our owner tag that is no lease's own: des
     _time("created_at"),  # as the provider says
     _time("found_at", nullable=False),
     _time("asked_at"),  # when its end was first asked for
+    _time("confirmed_at"),  # when a person said that it may go
     sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
     _time("gone_at"),
     _time("booked_at"),
@@ -298,7 +307,10 @@ run = sa.Table(  # one answer of the forge for all jobs of a run
     _text("head_repository"),
     sa.Column("fork", sa.Boolean, nullable=True),
     _text("actor"),
-    _time("told_at", nullable=False),
+    _text("refusal"),  # a sentence, where the forge's answer rules the run out whatever the rules say
+    _time("told_at"),  # NULL: nobody has answered yet
+    _time("ask_after"),
+    sa.Column("asks", sa.Integer, nullable=False, server_default="0"),
     sa.Index("ix_run_told_at", "told_at"),
 )
 
@@ -320,6 +332,8 @@ replica = sa.Table(  # every process that serves this database, as it last said 
     _text("version"),
     _time("started_at", nullable=False),
     _time("seen_at", nullable=False),
+    _time("beat_at"),  # when its engine finished its last look
+    _text("note"),  # what is wrong with it, in its own words
 )
 
 beacon = sa.Table(

@@ -14,9 +14,18 @@ TIME = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
+    op.add_column("installation", sa.Column("key_check", sa.LargeBinary()))
     op.add_column("job", sa.Column("cleared_at", TIME))
     op.add_column("job", sa.Column("heard_at", TIME))
+    op.add_column("job", sa.Column("heard_by", sa.Text(), nullable=False, server_default=""))
+    op.add_column("job", sa.Column("ask_after", TIME))
+    op.add_column("job", sa.Column("asks", sa.Integer(), nullable=False, server_default="0"))
+    unsettled = sa.text("cleared_at IS NULL AND not_ours = '' AND state <> 'completed'")
+    op.create_index("ix_job_unsettled", "job", ["seen_at"], sqlite_where=unsettled, postgresql_where=unsettled)
     op.add_column("lease", sa.Column("missing_at", TIME))
+    op.add_column("lease", sa.Column("last_asked_at", TIME))
+    op.execute("UPDATE lease SET last_asked_at = entered_at WHERE asked_at IS NOT NULL")
+    op.add_column("lease", sa.Column("first_job", sa.Text(), nullable=False, server_default=""))
     # Jobs that were placed before runs were looked at go on: their leases check them again at the job's start.
     op.execute("UPDATE job SET cleared_at = seen_at WHERE pool IS NOT NULL")
     op.execute("UPDATE job SET heard_at = seen_at")
@@ -29,6 +38,7 @@ def upgrade() -> None:
         sa.Column("created_at", TIME),
         sa.Column("found_at", TIME, nullable=False),
         sa.Column("asked_at", TIME),
+        sa.Column("confirmed_at", TIME),
         sa.Column("tries", sa.Integer(), nullable=False, server_default="0"),
         sa.Column("gone_at", TIME),
         sa.Column("booked_at", TIME),
@@ -44,7 +54,10 @@ def upgrade() -> None:
         sa.Column("head_repository", sa.Text(), nullable=False, server_default=""),
         sa.Column("fork", sa.Boolean()),
         sa.Column("actor", sa.Text(), nullable=False, server_default=""),
-        sa.Column("told_at", TIME, nullable=False),
+        sa.Column("refusal", sa.Text(), nullable=False, server_default=""),
+        sa.Column("told_at", TIME),
+        sa.Column("ask_after", TIME),
+        sa.Column("asks", sa.Integer(), nullable=False, server_default="0"),
         sa.PrimaryKeyConstraint("forge", "repository", "id", "attempt", name="pk_run"),
     )
     op.create_index("ix_run_told_at", "run", ["told_at"])
@@ -64,6 +77,8 @@ def upgrade() -> None:
         sa.Column("version", sa.Text(), nullable=False, server_default=""),
         sa.Column("started_at", TIME, nullable=False),
         sa.Column("seen_at", TIME, nullable=False),
+        sa.Column("beat_at", TIME),
+        sa.Column("note", sa.Text(), nullable=False, server_default=""),
         sa.PrimaryKeyConstraint("name", name="pk_replica"),
     )
 
@@ -71,6 +86,9 @@ def upgrade() -> None:
 def downgrade() -> None:
     for name in ("replica", "duty", "run", "stray"):
         op.drop_table(name)
-    op.drop_column("lease", "missing_at")
-    op.drop_column("job", "heard_at")
-    op.drop_column("job", "cleared_at")
+    op.drop_index("ix_job_unsettled", "job")
+    op.drop_column("installation", "key_check")
+    for name in ("first_job", "last_asked_at", "missing_at"):
+        op.drop_column("lease", name)
+    for name in ("asks", "ask_after", "heard_by", "heard_at", "cleared_at"):
+        op.drop_column("job", name)
