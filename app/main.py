@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -22,6 +21,7 @@ import uvicorn
 
 from app import demo_service
 from app.core.model import Reason
+from app.kit.alone import alone
 from app.kit.telemetry import setup_logging
 from app.settings import Loaded, SecretError, SettingsError, load
 from app.store import leases
@@ -269,10 +269,9 @@ def _sole(loaded: Loaded) -> Generator[None]:
         yield
         return
     data = Path(loaded.settings.data)
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (data / "service.lock").open("a") as lock:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(alone(data))
         except BlockingIOError:
             raise OSError(f"another Sublet works on {data.absolute()}. Stop it, or use PostgreSQL for several.") from None
         yield

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import click
 
 from app.cli.about import completion, version
+from app.cli.backup import backup, restore
 from app.cli.config import config
 from app.cli.demo import demo
 from app.cli.doctor import doctor
@@ -31,7 +32,10 @@ def sublet() -> None:
     """
 
 
-for command in (up, demo, ps, lease, queue, explain, doctor, config, login, people, token, keys, version, completion):
+COMMANDS = (
+    up, demo, ps, lease, queue, explain, doctor, config, login, people, token, keys, backup, restore, version, completion,
+)  # fmt: skip
+for command in COMMANDS:
     sublet.add_command(command)
 
 

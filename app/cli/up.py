@@ -17,9 +17,14 @@ from app.cli.options import DATA, chosen_config
 from app.cli.output import hint
 
 
+def own_command(module: str, words: Sequence[str]) -> list[str]:
+    """The command that runs one of our own modules; `-P` keeps the working folder from hiding them."""
+    return [sys.executable, "-P", "-m", module, *words]
+
+
 def service_command(words: Sequence[str]) -> list[str]:
-    """The command that runs the service; `-P` keeps the working folder from hiding our own modules."""
-    return [sys.executable, "-P", "-m", "app.main", *words]
+    """The command that runs the service."""
+    return own_command("app.main", words)
 
 
 def service_environment() -> dict[str, str]:

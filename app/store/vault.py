@@ -8,7 +8,7 @@ import contextlib
 import os
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,11 +20,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from app.store import audit
 from app.store.db import Database
-from app.store.tables import beacon, lease
+from app.store.tables import beacon, installation, lease
 
 MARK = b"SV1"  # the form of a sealed secret: mark, length of the key's id, the key's id, nonce, ciphertext with its tag
 NONCE = 12  # bytes; random, so one key is good for 2**32 secrets (NIST SP 800-38D, 8.3)
 KEY = 32  # bytes
+CHECK = "installation:key_check"
 ROTATE_LOCK = 7_283_003  # PostgreSQL advisory lock: of two rotations at once neither loses the other's key
 
 
@@ -63,6 +64,11 @@ class Vault:
         return f"Vault({str(self._file)!r})"
 
     @property
+    def keys(self) -> frozenset[str]:
+        """The ids of the keys that open."""
+        return frozenset(self._keys)
+
+    @property
     def newest(self) -> str:
         """The id of the key that seals."""
         return next(iter(self._keys))
@@ -91,7 +97,7 @@ class Vault:
 
     def is_newest(self, sealed: bytes) -> bool:
         """Whether it was sealed with the newest key. Raises VaultError if it was not sealed by any vault."""
-        return _header(sealed)[1] == self.newest
+        return key_of(sealed) == self.newest
 
     def rotate(self) -> str:
         """Add a key, which seals from now on; returns its id. Then call `reseal`."""
@@ -139,12 +145,42 @@ def _fresh() -> tuple[str, bytes]:
     return secrets.token_hex(4), AESGCM.generate_key(bit_length=KEY * 8)
 
 
+def key_of(sealed: bytes) -> str:
+    """The id of the key that it was sealed with. Raises VaultError if it was not sealed by any vault."""
+    return _header(sealed)[1]
+
+
 def _header(sealed: bytes) -> tuple[bytes, str]:
     length = sealed[len(MARK)] if len(sealed) > len(MARK) and sealed.startswith(MARK) else 0
     header = sealed[: len(MARK) + 1 + length]
     if not length or len(sealed) < len(header) + NONCE + 16 or not header[len(MARK) + 1 :].isascii():
         raise VaultError("these bytes were not sealed by a vault")
     return header, header[len(MARK) + 1 :].decode("ascii")
+
+
+def check_keys(db: Database, vault: Vault, *, anew: bool = False) -> None:
+    """Whether these keys are those of the database, told by a mark that the first process seals and all others open.
+
+    `anew`: seal it anew, whatever stands there; what only the old keys open is lost. The row of the installation is there.
+    Raises VaultError: the key file is another one's."""
+    with db.write() as conn:
+        mark = conn.execute(sa.select(installation.c.key_check).with_for_update()).scalar_one()
+        if mark is not None and not anew:
+            vault.open(bytes(mark), CHECK)
+            return
+        if not anew:  # a database that is older than the mark shows by its secrets whose it is
+            found = [(bytes(getattr(row, column.key)), context(row)) for _, column, context, row in _sealed_rows(conn)]
+            if found and not any(_opens(vault, *one) for one in found):
+                raise VaultError(f"none of {len(found)} secrets in the database opens")
+        conn.execute(sa.update(installation).values(key_check=vault.seal(b"the keys of this database", CHECK)))
+
+
+def _opens(vault: Vault, sealed: bytes, context: str) -> bool:
+    try:
+        vault.open(sealed, context)
+    except VaultError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,20 +213,26 @@ def change_key(db: Database, vault: Vault, actor: str, now: datetime) -> tuple[s
 def _resealed(conn: sa.Connection, vault: Vault) -> Resealed:
     moved = 0
     failed: list[str] = []
+    for table, column, context, row in _sealed_rows(conn):
+        sealed, own = bytes(getattr(row, column.key)), context(row)
+        try:
+            if vault.is_newest(sealed):
+                continue
+            again = vault.seal(vault.open(sealed, own), own)
+        except VaultError:
+            failed.append(own)
+            continue
+        same = [part == getattr(row, part.key) for part in table.primary_key]
+        conn.execute(sa.update(table).where(*same).values({column.key: again}))
+        moved += table is not installation  # the mark is no secret that anybody counts
+    return Resealed(moved, tuple(failed))
+
+
+def _sealed_rows(conn: sa.Connection) -> Iterator[tuple[sa.Table, sa.Column[Any], Callable[[Any], str], sa.Row[Any]]]:
+    """Every row that holds a sealed secret, held against changes."""
     for table, column, context in _sealed_columns():
         for row in conn.execute(sa.select(table).where(column.is_not(None)).with_for_update()).all():
-            sealed, own = bytes(getattr(row, column.key)), context(row)
-            try:
-                if vault.is_newest(sealed):
-                    continue
-                again = vault.seal(vault.open(sealed, own), own)
-            except VaultError:
-                failed.append(own)
-                continue
-            same = [part == getattr(row, part.key) for part in table.primary_key]
-            conn.execute(sa.update(table).where(*same).values({column.key: again}))
-            moved += 1
-    return Resealed(moved, tuple(failed))
+            yield table, column, context, row
 
 
 def _sealed_columns() -> list[tuple[sa.Table, sa.Column[Any], Callable[[Any], str]]]:
@@ -199,4 +241,5 @@ def _sealed_columns() -> list[tuple[sa.Table, sa.Column[Any], Callable[[Any], st
         (lease, lease.c.join_sealed, lambda row: join_context(row.id)),
         (lease, lease.c.credential, lambda row: credential_context(row.id)),
         (beacon, beacon.c.credential, lambda row: beacon_context(row.forge, row.scope)),
+        (installation, installation.c.key_check, lambda _: CHECK),
     ]

@@ -99,7 +99,7 @@ def database(database_url: str) -> Iterator[Database]:
     opened.close()
 
 
-def _binaries() -> Path | None:
+def programs() -> Path | None:
     """The folder of initdb and pg_ctl, the newest if there are several."""
     installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: (len(path.parent.name), path.parent.name))
     on_path = shutil.which("initdb")
@@ -179,7 +179,7 @@ class Cluster:
 @contextmanager
 def cluster(settings: Mapping[str, str] = SETTINGS) -> Generator[Cluster]:
     """A started cluster of the caller's own. Raises NoPostgres where there can be none."""
-    binaries, user = _binaries(), _unprivileged()
+    binaries, user = programs(), _unprivileged()
     if binaries is None:
         raise NoPostgres(REMEDY)
     if user is None:
