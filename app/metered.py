@@ -5,17 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import TypeVar
 
-from app.core.model import Job, Scope
+from app.core.model import Job, Run, Scope
 from app.forges.contract import (
     Credential,
     Delivery,
     Forge,
     ForgeError,
     ForgeRefused,
+    HeldBack,
     Minted,
+    Missed,
     NameTaken,
+    Pace,
     RunnerBusy,
     RunnerOrder,
     RunnerView,
@@ -96,7 +100,8 @@ class MeteredForge:
     """A forge whose calls are counted. Called from the forge lane's threads; the counters are safe for that."""
 
     def __init__(self, inner: Forge, telemetry: Telemetry) -> None:
-        self.name, self.kind, self.always_2xx = inner.name, inner.kind, inner.always_2xx
+        self.name, self.kind = inner.name, inner.kind
+        self.always_2xx, self.single_use = inner.always_2xx, inner.single_use
         self._inner, self._telemetry = inner, telemetry
 
     def parse(self, headers: Mapping[str, str], body: bytes) -> Delivery:
@@ -105,6 +110,25 @@ class MeteredForge:
     def fetch_job(self, job: Job) -> Job | None:
         with self._count("fetch_job"):
             return self._inner.fetch_job(job)
+
+    def fetch_run(self, job: Job) -> Run | None:
+        with self._count("fetch_run"):
+            return self._inner.fetch_run(job)
+
+    def open_jobs(self, repository: str, installation: str = "") -> Sequence[Job]:
+        with self._count("open_jobs"):
+            return self._inner.open_jobs(repository, installation)
+
+    def missed(self, since: datetime) -> Sequence[Missed]:
+        with self._count("missed"):
+            return self._inner.missed(since)
+
+    def redeliver(self, missed: Missed) -> None:
+        with self._count("redeliver"):
+            self._inner.redeliver(missed)
+
+    def pace(self) -> Pace:
+        return self._inner.pace()
 
     def mint_runner(self, order: RunnerOrder) -> Minted:
         with self._count("mint"):
@@ -139,7 +163,12 @@ class MeteredForge:
             yield
             outcome = "ok"
         except ForgeError as error:
-            kinds: Mapping[type[ForgeError], str] = {NameTaken: "name_taken", RunnerBusy: "busy", ForgeRefused: "refused"}
+            kinds: Mapping[type[ForgeError], str] = {
+                NameTaken: "name_taken",
+                RunnerBusy: "busy",
+                ForgeRefused: "refused",
+                HeldBack: "held_back",
+            }
             outcome = next((word for kind, word in kinds.items() if isinstance(error, kind)), "down")
             raise
         finally:

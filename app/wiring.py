@@ -18,6 +18,7 @@ from app.engine.loop import Engine
 from app.engine.step import Deps, Timing
 from app.forges.contract import Forge, ForgeError
 from app.forges.github import GitHubForge
+from app.forges.github_auth import AppKey
 from app.forges.github_wire import api_address
 from app.forges.gitlab import GitLabForge
 from app.kit.bell import Bell
@@ -170,7 +171,9 @@ def from_settings(
     pools = {pool.name: pool_of(pool, settings) for pool in settings.pool}
     named = [name for name in ("github", "gitlab") if getattr(settings, name) is not None]
     telemetry = telemetry_of(named, [table.name for table in settings.provider], pools)
-    forges = forges_of(settings, outfit.clock.now, lambda forge, left: telemetry.forge_rate_left.set(left, forge=forge))
+    forges = forges_of(
+        settings, outfit.clock.now, lambda forge, left: telemetry.forge_rate_left.set(left, forge=forge), public_url
+    )
     providers = providers_of(settings, data)
     silent = timedelta(minutes=settings.engine.silent_minutes)
     db = Database(url)
@@ -204,7 +207,9 @@ def from_settings(
     return service
 
 
-def forges_of(settings: Settings, now: Callable[[], datetime], on_rate: Callable[[str, int], None]) -> dict[str, Forge]:
+def forges_of(
+    settings: Settings, now: Callable[[], datetime], on_rate: Callable[[str, int], None], public_url: str
+) -> dict[str, Forge]:
     """The forges that are set up; their secrets are read now. Raises SecretError, and ValueError for a blank secret."""
     forges: dict[str, Forge] = {}
     if settings.github is not None:
@@ -216,7 +221,9 @@ def forges_of(settings: Settings, now: Callable[[], datetime], on_rate: Callable
             api_url=github.api_url or api_address(github.url),
             app_id=str(github.app_id or ""),
             private_key=_read(github.private_key),
+            more_apps=[AppKey(str(app.app_id), app.private_key.read()) for app in github.app],
             token=_read(github.token),
+            hook_url=f"{public_url.rstrip('/')}/hooks/github",
             on_rate=on_rate,
         )
     if settings.gitlab is not None:
@@ -226,6 +233,7 @@ def forges_of(settings: Settings, now: Callable[[], datetime], on_rate: Callable
             token=gitlab.token.read(),
             webhook_token=_read(gitlab.webhook_token),
             signing_token=_read(gitlab.signing_token),
+            hook_url=f"{public_url.rstrip('/')}/hooks/gitlab",
             now=now,
             on_rate=on_rate,
         )

@@ -21,9 +21,8 @@ OnRate = Callable[[str, int], None]
 LONGEST_WAIT = timedelta(hours=1)  # no forge's window is longer; a larger number is a mistake
 UNTOLD_WAIT = timedelta(minutes=1)  # GitHub: "otherwise wait at least one minute" (rate-limits-for-the-rest-api)
 _SECONDS = re.compile(r"[0-9]{1,12}")
-_REMAINING = ("x-ratelimit-remaining", "ratelimit-remaining")
-_RESET = ("x-ratelimit-reset", "ratelimit-reset")
-_LATER = frozenset({408, 425, 429})
+_PREFIXES = ("x-ratelimit-", "ratelimit-")
+_LATER = frozenset({408, 425})
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -34,18 +33,30 @@ class Answer:
     headers: Mapping[str, str]  # names in lower case
     body: object = None  # parsed JSON; None if there is none
     said: str = ""  # the forge's own message, made fit to show
+    broken: bool = False  # there was content, and it was not JSON
 
     def __repr__(self) -> str:
         return f"Answer({self.status})"
 
 
-def remaining(headers: Mapping[str, str]) -> int | None:
-    """How many more calls the forge allows in its current window, if it says so."""
-    for name in _REMAINING:
-        value = headers.get(name, "")
+def count_of(headers: Mapping[str, str], what: str) -> int | None:
+    """The number in a rate limit's header (`limit`, `remaining`, `reset`), if the forge gives it."""
+    for prefix in _PREFIXES:
+        value = headers.get(prefix + what, "")
         if _SECONDS.fullmatch(value):
             return int(value)
     return None
+
+
+def remaining(headers: Mapping[str, str]) -> int | None:
+    """How many more calls the forge allows in its current window, if it says so."""
+    return count_of(headers, "remaining")
+
+
+def reset_in(headers: Mapping[str, str], now: datetime) -> timedelta | None:
+    """How long until the forge counts anew, if it says so. At least a second, at most an hour."""
+    reset = count_of(headers, "reset")
+    return None if reset is None else _bounded(timedelta(seconds=min(reset - now.timestamp(), 10**6)))
 
 
 def asked_wait(headers: Mapping[str, str], now: datetime) -> timedelta | None:
@@ -61,21 +72,37 @@ def asked_wait(headers: Mapping[str, str], now: datetime) -> timedelta | None:
         except (ValueError, OverflowError):
             wait = UNTOLD_WAIT
     elif remaining(headers) == 0:
-        reset = next((headers[name] for name in _RESET if _SECONDS.fullmatch(headers.get(name, ""))), "")
-        wait = timedelta(seconds=min(int(reset) - now.timestamp(), 10**6)) if reset else UNTOLD_WAIT
-    return None if wait is None else min(max(wait, timedelta(seconds=1)), LONGEST_WAIT)
+        wait = reset_in(headers, now) or UNTOLD_WAIT
+    return None if wait is None else _bounded(wait)
+
+
+def stay_away(answer: Answer, now: datetime) -> tuple[bool, timedelta] | None:
+    """Whether the answer means that nothing more is to be asked for a while: (did it say for how long, for how long)."""
+    wait = asked_wait(answer.headers, now)
+    status, said = answer.status, answer.said.lower()
+    if status in (403, 429) or (status >= 400 and "retry-after" in answer.headers):
+        if wait is not None:
+            return True, wait
+        if status == 429 or "rate limit" in said or "abuse" in said:
+            return False, UNTOLD_WAIT
+    return None
+
+
+def _bounded(wait: timedelta) -> timedelta:
+    return min(max(wait, timedelta(seconds=1)), LONGEST_WAIT)
 
 
 def failure(forge: str, deed: str, answer: Answer, now: datetime) -> ForgeError:
     """The error for an answer that is no success. `deed` completes "would not ...": "remove the runner"."""
     status, said = answer.status, answer.said
     because = f": {said}" if said else ""
-    wait = asked_wait(answer.headers, now)
-    if status in (403, 429) and wait is not None:
-        return ForgeDown(f"{forge} asks us to slow down (HTTP {status}){because}", wait=wait)
-    if status in _LATER or (status == 403 and ("rate limit" in said.lower() or "abuse" in said.lower())):
-        return ForgeDown(f"{forge} asks us to come back later (HTTP {status}){because}", wait=wait or UNTOLD_WAIT)
+    asked = stay_away(answer, now)
+    if asked is not None and status < 500:
+        return ForgeDown(f"{forge} asks us to slow down (HTTP {status}){because}", wait=asked[1])
+    if status in _LATER:
+        return ForgeDown(f"{forge} asks us to come back later (HTTP {status}){because}", wait=UNTOLD_WAIT)
     if status >= 500:
+        wait = asked[1] if asked else asked_wait(answer.headers, now)
         message = f"{forge} is in trouble (HTTP {status}){because}"
         return ForgeDown(message, wait=wait) if wait else ForgeDown(message)
     if 300 <= status < 400:

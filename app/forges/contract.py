@@ -152,6 +152,8 @@ class Forge(Protocol):
     kind: str  # "github" or "gitlab"
     always_2xx: bool  # once authentic, never answer 4xx (GitLab switches such hooks off)
 
+    single_use: bool  # the forge itself takes a runner off after its one job (GitHub does; the forge sweep finds what stays)
+
     def parse(self, headers: Mapping[str, str], body: bytes) -> Delivery:
         """Authenticate over the raw body, then parse. Pure. Headers are lower case.
 

@@ -13,39 +13,38 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TypeVar
 
-from app.core.model import Job, Scope, ScopeKind
-from app.forges.answers import Answer, OnRate, failure, unreadable
+from app.core.model import Job, Run, Scope, ScopeKind
+from app.forges.answers import OnRate, failure
+from app.forges.budget import Rank
 from app.forges.contract import (
     BadDelivery,
     BadSignature,
     Credential,
     Delivery,
     DeliveryKind,
-    ForgeDown,
     ForgeError,
     ForgeRefused,
     Minted,
+    Missed,
     NameTaken,
+    Pace,
     RunnerBusy,
     RunnerOrder,
     RunnerView,
 )
-from app.forges.github_auth import GitHubAuth, Purpose
-from app.forges.github_payload import ACTIONS, OWNER, REPOSITORY, job_of_answer, job_of_event, runner_of_answer
+from app.forges.github_auth import AppKey, GitHubAuth, Purpose
+from app.forges.github_calls import Call, GitHubCalls
+from app.forges.github_payload import ACTIONS, home, job_of_answer, job_of_event, run_of_answer, runner_of_answer
+from app.forges.github_polls import GitHubPolls
 from app.forges.github_wire import GitHubWire
-from app.forges.payload import LABELS, Table, Unreadable, identity, is_identity, load, number, part, rows, table, truth, words
+from app.forges.payload import LABELS, Table, Unreadable, identity, is_identity, load, part, truth, words
 from providers.contract import Secret
 
 COMMAND = ("./run.sh",)
 CONFIG = "ACTIONS_RUNNER_INPUT_JITCONFIG"  # read by the runner's CommandSettings.cs in place of --jitconfig
 READY = "Listening for Jobs"
 DEFAULT_GROUP = 1  # of every repository; an organisation's and an enterprise's is looked up
-PAGE = 100
-PAGES = 200  # a group holds at most 10,000 runners; more pages than this is a listing that never ends
-
-T = TypeVar("T")
 
 _SIGNATURE = re.compile(rb"sha256=[0-9a-f]{64}")
 _GUID = re.compile(r"[\x21-\x7e]{1,200}")
@@ -53,10 +52,11 @@ _EVENT = re.compile(r"[a-z_]{1,60}")
 
 
 class GitHubForge:
-    """One GitHub, by an App or a personal token. Implements `app.forges.contract.Forge`."""
+    """One GitHub, by one App or several, or a personal token. Implements `app.forges.contract.Forge`."""
 
     kind = "github"
     always_2xx = False
+    single_use = True
 
     def __init__(
         self,
@@ -67,19 +67,28 @@ class GitHubForge:
         api_url: str = "https://api.github.com",
         app_id: str = "",
         private_key: Secret | None = None,
+        more_apps: Sequence[AppKey] = (),
         token: Secret | None = None,
+        hook_url: str = "",
         name: str = "github",
         timeout: timedelta = timedelta(seconds=20),
         on_rate: OnRate | None = None,
     ) -> None:
-        """Raises ValueError for a blank webhook secret, or where neither App nor token is given."""
+        """The App of `app_id` has the webhook; calls are spread over it and `more_apps`. `hook_url` is where deliveries come.
+
+        Raises ValueError for a blank webhook secret, or where neither App nor token is given."""
         secrets = [webhook_secret] + ([] if webhook_secret_previous is None else [webhook_secret_previous])
         if not all(secret.reveal().strip() for secret in secrets):
             raise ValueError("GitHub's webhook secret is blank: anybody could sign deliveries with it.")
         self.name = name
         self._secrets = tuple(secrets)
         self._wire = GitHubWire(name, api_url, timeout, now, on_rate)
-        self._auth = GitHubAuth(self._wire, app_id=app_id, private_key=private_key, token=token)
+        if bool(app_id) != bool(private_key):
+            raise ValueError("A GitHub App needs both its id and its private key.")
+        first = (AppKey(app_id, private_key),) if private_key else ()
+        self._auth = GitHubAuth(self._wire, apps=(*first, *more_apps), token=token)
+        self._calls = GitHubCalls(self._wire, self._auth)
+        self._polls = GitHubPolls(self._calls, hook_url)
         self._lock = threading.Lock()
         self._groups: dict[tuple[Scope, str], int] = {}
 
@@ -124,10 +133,36 @@ class GitHubForge:
         if not is_identity(job.key):
             raise ForgeRefused("A GitHub job's key is a number.")
         scope = Scope(ScopeKind.REPOSITORY, job.repository)
-        answer = self._call(scope, Purpose.JOBS, job.installation, "GET", f"{_home(scope)}/actions/jobs/{job.key}", deed)
+        call = Call(scope, Purpose.JOBS, Rank.LOOK, deed, job.installation)
+        answer = self._calls.ask(call, "GET", f"{home(scope)}/actions/jobs/{job.key}")
         if answer.status in (404, 410):
             return None
-        return self._read(answer, 200, deed, lambda body: job_of_answer(job, body))
+        return self._calls.read(answer, 200, deed, lambda body: job_of_answer(job, body))
+
+    def fetch_run(self, job: Job) -> Run | None:
+        """The workflow run; the actor is who set the latest attempt going. A deleted head repository is a fork's."""
+        deed = f"show run {job.run_id}"
+        if not is_identity(job.run_id):
+            raise ForgeRefused("A GitHub run's id is a number.")
+        scope = Scope(ScopeKind.REPOSITORY, job.repository)
+        call = Call(scope, Purpose.JOBS, Rank.LOOK, deed, job.installation)
+        query = {"exclude_pull_requests": "true"}
+        answer = self._calls.ask(call, "GET", f"{home(scope)}/actions/runs/{job.run_id}", query=query)
+        if answer.status in (404, 410):
+            return None
+        return self._calls.read(answer, 200, deed, lambda body: run_of_answer(job, body))
+
+    def open_jobs(self, repository: str, installation: str = "") -> Sequence[Job]:
+        return self._polls.open_jobs(repository, installation)
+
+    def missed(self, since: datetime) -> Sequence[Missed]:
+        return self._polls.missed(since)
+
+    def redeliver(self, missed: Missed) -> None:
+        self._polls.redeliver(missed)
+
+    def pace(self) -> Pace:
+        return self._auth.pace()
 
     def mint_runner(self, order: RunnerOrder) -> Minted:
         """A just-in-time runner with exactly the order's labels: GitHub adds none of its own.
@@ -144,24 +179,25 @@ class GitHubForge:
             "labels": list(order.labels),
             "work_folder": "_work",
         }
-        path = f"{_home(order.scope)}/actions/runners/generate-jitconfig"
-        answer = self._call(order.scope, Purpose.RUNNERS, order.installation, "POST", path, deed, body=wanted)
+        path = f"{home(order.scope)}/actions/runners/generate-jitconfig"
+        call = Call(order.scope, Purpose.RUNNERS, Rank.CREDENTIAL, deed, order.installation)
+        answer = self._calls.ask(call, "POST", path, body=wanted, creates=True)
         if answer.status == 409:
             raise NameTaken(f"{self.name} has a runner {order.name} already", runner_id=self._holder(order))
         if answer.status in (404, 422):
             with self._lock:  # the group may have been replaced by another of its name
                 self._groups.pop((order.scope, order.group), None)
-        return self._read(answer, 201, deed, lambda body: _minted(order, body))
+        return self._calls.read(answer, 201, deed, lambda body: _minted(order, body))
 
     def runner(self, scope: Scope, runner_id: str, installation: str = "") -> RunnerView | None:
         deed = f"show runner {runner_id}"
-        answer = self._call(scope, Purpose.RUNNERS, installation, "GET", _record(scope, runner_id), deed)
-        return None if answer.status == 404 else self._read(answer, 200, deed, runner_of_answer)
+        call = Call(scope, Purpose.RUNNERS, Rank.LOOK, deed, installation)
+        answer = self._calls.ask(call, "GET", _record(scope, runner_id))
+        return None if answer.status == 404 else self._calls.read(answer, 200, deed, runner_of_answer)
 
     def runners(self, scope: Scope, prefix: str, installation: str = "") -> Sequence[RunnerView]:
-        deed = f"list the runners of {scope}"
-        path = f"{_home(scope)}/actions/runners"
-        found = self._listing(scope, installation, path, "runners", deed, runner_of_answer)
+        call = Call(scope, Purpose.RUNNERS, Rank.LOOK, f"list the runners of {scope}", installation)
+        found = self._calls.listing(call, f"{home(scope)}/actions/runners", "runners", runner_of_answer)
         return [runner for runner in found if runner.name.startswith(prefix)]
 
     def job_started(self, scope: Scope, runner_id: str, installation: str = "") -> None:
@@ -170,7 +206,8 @@ class GitHubForge:
     def remove_runner(self, scope: Scope, runner_id: str, installation: str = "") -> None:
         """Raises RunnerBusy while GitHub says that the runner has a job (HTTP 422)."""
         deed = f"remove runner {runner_id}"
-        answer = self._call(scope, Purpose.RUNNERS, installation, "DELETE", _record(scope, runner_id), deed)
+        call = Call(scope, Purpose.RUNNERS, Rank.REMOVAL, deed, installation)
+        answer = self._calls.ask(call, "DELETE", _record(scope, runner_id))
         if answer.status == 422:
             raise RunnerBusy(f"{self.name} keeps runner {runner_id}: {answer.said or 'it has a job'}")
         if answer.status not in (200, 204, 404):
@@ -183,60 +220,18 @@ class GitHubForge:
     def check(self) -> str:
         """Signs in as the App, and with the personal token where there is one. Raises ForgeRefused, ForgeDown."""
         told: list[str] = []
-        app, personal = self._auth.app(), self._auth.personal()
-        if app:
-            answer = self._wire.send(app, "GET", "/app", "sign the App in")
-            told.append(self._read(answer, 200, "sign the App in", _standing))
+        for app in self._auth.apps:
+            answer = self._wire.send(app.signed(), Rank.LOOK, "GET", "/app", "sign the App in")
+            heard = app is self._auth.apps[0]
+            told.append(self._calls.read(answer, 200, "sign the App in", lambda body, heard=heard: _standing(body, heard)))
+        personal = self._auth.personal
         if personal:
-            answer = self._wire.send(personal, "GET", "/rate_limit", "take the personal token")
+            answer = self._wire.send(personal.signed(), Rank.LOOK, "GET", "/rate_limit", "take the personal token")
             if answer.status not in (200, 404):  # 404: a GitHub Enterprise Server without rate limits
                 raise failure(self.name, "take the personal token", answer, self._wire.now())
             left = answer.headers.get("x-ratelimit-remaining", "")
             told.append("the personal token is good" + (f", {left} calls left this hour" if is_identity(left) else ""))
         return f"{self.name}: " + "; ".join(told) + "."
-
-    def _call(
-        self,
-        scope: Scope,
-        purpose: Purpose,
-        installation: str,
-        verb: str,
-        path: str,
-        deed: str,
-        *,
-        query: Mapping[str, str | int] | None = None,
-        body: Mapping[str, object] | None = None,
-    ) -> Answer:
-        """One request; once more with a fresh token where GitHub no longer takes the one we kept."""
-        auth = self._auth.narrow(scope, purpose, installation)
-        answer = self._wire.send(auth, verb, path, deed, query=query, body=body)
-        if answer.status == 401 and self._auth.forget(scope, purpose, installation):
-            auth = self._auth.narrow(scope, purpose, installation)
-            answer = self._wire.send(auth, verb, path, deed, query=query, body=body)
-        return answer
-
-    def _read(self, answer: Answer, wanted: int, deed: str, reading: Callable[[Table], T]) -> T:
-        """The content of a success. Raises what any other answer means."""
-        if answer.status != wanted:
-            raise failure(self.name, deed, answer, self._wire.now())
-        try:
-            return reading(table(answer.body, "the answer"))
-        except Unreadable as error:
-            raise unreadable(self.name, deed, error) from None
-
-    def _listing(
-        self, scope: Scope, installation: str, path: str, key: str, deed: str, reading: Callable[[Table], T], name: str = ""
-    ) -> list[T]:
-        """Every page of a listing, or an error: half a listing is none."""
-        found: list[T] = []
-        for page in range(1, PAGES + 1):
-            query: dict[str, str | int] = {"per_page": PAGE, "page": page, **({"name": name} if name else {})}
-            answer = self._call(scope, Purpose.RUNNERS, installation, "GET", path, deed, query=query)
-            total, more = self._read(answer, 200, deed, lambda body: _page(body, key, reading))
-            found += more
-            if not more or len(found) >= total:  # a server may give shorter pages than asked for
-                return found
-        raise ForgeDown(f"{self.name} gave more than {PAGES} pages when asked to {deed}")
 
     def _group(self, order: RunnerOrder) -> int:
         """The runner group's id. A repository's runners have no groups: GitHub wants 1 there."""
@@ -247,10 +242,8 @@ class GitHubForge:
             known = self._groups.get((scope, order.group))
         if known is not None:
             return known
-        deed = f"list the runner groups of {scope}"
-        groups = self._listing(
-            scope, order.installation, f"{_home(scope)}/actions/runner-groups", "runner_groups", deed, _named_group
-        )
+        call = Call(scope, Purpose.RUNNERS, Rank.CREDENTIAL, f"list the runner groups of {scope}", order.installation)
+        groups = self._calls.listing(call, f"{home(scope)}/actions/runner-groups", "runner_groups", _named_group)
         for key, name, is_default in groups:
             if is_default if not order.group else name.casefold() == order.group.casefold():
                 with self._lock:
@@ -260,34 +253,19 @@ class GitHubForge:
 
     def _holder(self, order: RunnerOrder) -> str:
         """The id of the record that holds the name, if GitHub shows it; looking is a courtesy and never an error."""
-        deed = f"look for runner {order.name}"
-        path = f"{_home(order.scope)}/actions/runners"
+        call = Call(order.scope, Purpose.RUNNERS, Rank.LOOK, f"look for runner {order.name}", order.installation)
+        path = f"{home(order.scope)}/actions/runners"
         try:
-            found = self._listing(order.scope, order.installation, path, "runners", deed, runner_of_answer, order.name)
+            found = self._calls.listing(call, path, "runners", runner_of_answer, order.name)
         except ForgeError:
             return ""
         return next((runner.runner_id for runner in found if runner.name == order.name), "")
 
 
-def _home(scope: Scope) -> str:
-    """The scope's part of a URL. Raises ForgeRefused for a path that GitHub cannot have."""
-    if not (REPOSITORY if scope.kind is ScopeKind.REPOSITORY else OWNER).fullmatch(scope.path):
-        raise ForgeRefused(f"GitHub has no {scope.kind} of the name {scope.path[:100]!r}.")
-    kinds = {ScopeKind.REPOSITORY: "repos", ScopeKind.ORGANIZATION: "orgs", ScopeKind.ENTERPRISE: "enterprises"}
-    return f"/{kinds[scope.kind]}/{scope.path}"
-
-
 def _record(scope: Scope, runner_id: str) -> str:
     if not is_identity(runner_id):
         raise ForgeRefused("A GitHub runner's id is a number.")
-    return f"{_home(scope)}/actions/runners/{runner_id}"
-
-
-def _page(body: Table, key: str, reading: Callable[[Table], T]) -> tuple[int, list[T]]:
-    total = number(body, "total_count")
-    if total is None:
-        raise Unreadable("it does not say how many there are")
-    return total, [reading(row) for row in rows(body.get(key), key)]
+    return f"{home(scope)}/actions/runners/{runner_id}"
 
 
 def _named_group(row: Table) -> tuple[int, str, bool]:
@@ -304,8 +282,8 @@ def _minted(order: RunnerOrder, body: Table) -> Minted:
     return Minted(key, Credential(order.command or COMMAND, {CONFIG: Secret(config)}, ready=READY))
 
 
-def _standing(body: Table) -> str:
-    """What the App may do, and what it lacks. Raises ForgeRefused where it could not register any runner."""
+def _standing(body: Table, receives: bool) -> str:
+    """What the App may do, and what it lacks; only one App gets the webhook. Raises ForgeRefused where it may do nothing."""
     held = part(body, "permissions")
     label = words(body, "slug", 100) or words(body, "name", 100)
     if "write" not in (held.get("administration"), held.get("organization_self_hosted_runners")):
@@ -316,5 +294,5 @@ def _standing(body: Table) -> str:
     if held.get("actions") not in ("read", "write"):
         raise ForgeRefused(f"The App {label} may not read jobs: it needs actions: read.")
     events = body.get("events")
-    heard = isinstance(events, list) and "workflow_job" in events
+    heard = not receives or (isinstance(events, list) and "workflow_job" in events)
     return f"the App {label} signs in" + ("" if heard else ", but is not subscribed to workflow_job")

@@ -1,4 +1,4 @@
-"""Who we are to GitHub: an App, by tokens narrowed to one repository and one purpose, or a personal token.
+"""Who we are to GitHub: Apps, by tokens narrowed to one repository and one purpose, or a personal token.
 
 An App signs a JWT (PyGithub's `Auth.AppAuth`) and trades it for an installation token that lives an
 hour. PyGithub cannot narrow that token to repositories, so the trade itself is made here. Tokens
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -19,12 +20,15 @@ from github import Auth
 
 from app.core.model import Scope, ScopeKind
 from app.forges.answers import Answer, failure, unreadable
-from app.forges.contract import ForgeRefused
-from app.forges.github_wire import GitHubWire
+from app.forges.budget import Budget, Rank
+from app.forges.contract import ForgeRefused, Pace
+from app.forges.github_wire import GitHubWire, Signed
 from app.forges.payload import Unreadable, identity, is_identity, moment, table
 from providers.contract import Secret
 
 MARGIN = timedelta(minutes=5)  # a token is not used in its last minutes: a slow request must not outlive it
+USUAL = 5000  # calls an hour of an installation of which nobody has told yet
+ABSENT = timedelta(minutes=10)  # before an App that is not installed somewhere is tried there again, if there are others
 _KEPT = 2000  # tokens in memory
 _TOKEN = re.compile(r"[\x21-\x7e]{10,16384}")
 
@@ -56,68 +60,130 @@ class _Key:
 class _Token:
     secret: Secret
     until: datetime
+    installation: str  # the one that gave it, whose quota it spends
 
 
-class GitHubAuth:
-    """Gives each request the narrowest credential that will do. Safe to share between threads."""
+class PersonalToken:
+    """A person's token: one credential for everything that the person may do."""
 
-    def __init__(self, wire: GitHubWire, *, app_id: str, private_key: Secret | None, token: Secret | None) -> None:
-        if bool(app_id) != bool(private_key):
+    name = "token"
+
+    def __init__(self, wire: GitHubWire, token: Secret) -> None:
+        self._wire, self._token = wire, token
+        self.budget = wire.budget()
+
+    def sign(self, scope: Scope, purpose: Purpose, installation: str, rank: Rank) -> Signed:
+        return self.signed()
+
+    def signed(self) -> Signed:
+        return Signed(Auth.Token(self._token.reveal()), self.budget)
+
+    def forget(self, scope: Scope, purpose: Purpose, installation: str) -> bool:
+        return False
+
+    def left(self, scope: Scope, installation: str) -> int | None:
+        return self.budget.left(self._wire.now())
+
+    def pace(self, now: datetime) -> Pace:
+        return self.budget.pace(now)
+
+
+@dataclass(frozen=True, slots=True)
+class AppKey:
+    """A GitHub App as it is configured."""
+
+    app_id: str
+    private_key: Secret
+
+
+class GitHubApp:
+    """One App: its own JWT, and the tokens of its installations. Safe to share between threads."""
+
+    def __init__(self, wire: GitHubWire, key: AppKey, *, receives: bool, alone: bool) -> None:
+        """`receives`: it has the webhook, so the installation ids of deliveries are its own. `alone`: there is no other."""
+        if not key.app_id or not key.private_key:
             raise ValueError("A GitHub App needs both its id and its private key.")
-        if not app_id and not token:
-            raise ValueError("GitHub needs an App (app_id and private_key) or a personal token.")
-        self._wire = wire
-        self._personal = token or None
-        self._app = Auth.AppAuth(app_id, _reader(private_key)) if private_key else None
+        self.name = f"app {key.app_id}"
+        self._wire, self._receives, self._alone = wire, receives, alone
+        self._jwt = Auth.AppAuth(key.app_id, _reader(key.private_key))
+        self._own = wire.budget()  # of the JWT; each installation has its own
         self._lock = threading.Lock()
         self._tokens: dict[_Key, _Token] = {}
         self._installations: dict[Scope, str] = {}
+        self._absent: dict[Scope, tuple[datetime, ForgeRefused]] = {}
+        self._budgets: dict[str, Budget] = {}
 
-    def app(self) -> Auth.AppAuth | None:
+    def signed(self) -> Signed:
         """The App itself, for the few questions that only its JWT may ask."""
-        return self._app
+        return Signed(self._jwt, self._own)
 
-    def personal(self) -> Auth.Token | None:
-        return Auth.Token(self._personal.reveal()) if self._personal else None
-
-    def narrow(self, scope: Scope, purpose: Purpose, installation: str = "") -> Auth.Auth:
-        """A credential for this scope and purpose. Raises ForgeRefused, ForgeDown."""
-        if self._app is None or scope.kind is ScopeKind.ENTERPRISE:
-            personal = self.personal()
-            if personal is None:
-                raise ForgeRefused(
-                    "Enterprise runners are beyond a GitHub App: configure a personal token with manage_runners:enterprise."
-                )
-            return personal
-        key = _Key(scope, purpose, installation)
+    def sign(self, scope: Scope, purpose: Purpose, installation: str, rank: Rank) -> Signed:
+        """A token for this scope and purpose. Raises ForgeRefused where the App is not installed; ForgeDown."""
+        key = _Key(scope, purpose, installation if self._receives else "")
+        now = self._wire.now()
         with self._lock:
             known = self._tokens.get(key)
-        if known is None or known.until <= self._wire.now():
-            known = self._trade(self._app, key)
+            since, refusal = self._absent.get(scope, (now, None))
+        if refusal is not None and not self._alone and timedelta(0) <= now - since < ABSENT:
+            raise refusal.with_traceback(None)
+        if known is None or known.until <= now:
+            try:
+                known = self._trade(key, rank)
+            except ForgeRefused as error:
+                with self._lock:
+                    self._absent[scope] = (now, error)
+                raise
             with self._lock:
-                if len(self._tokens) >= _KEPT:
-                    self._tokens.clear()
+                for kept in (self._tokens, self._absent):
+                    if len(kept) >= _KEPT:
+                        kept.clear()
+                self._absent.pop(scope, None)
                 self._tokens[key] = known
-        return Auth.Token(known.secret.reveal())
+        return Signed(Auth.Token(known.secret.reveal()), self._budget(known.installation))
 
-    def forget(self, scope: Scope, purpose: Purpose, installation: str = "") -> bool:
+    def forget(self, scope: Scope, purpose: Purpose, installation: str) -> bool:
         """Drop a token that GitHub no longer takes. False if there was none, so that asking again is no use."""
         with self._lock:
-            return self._tokens.pop(_Key(scope, purpose, installation), None) is not None
+            return self._tokens.pop(_Key(scope, purpose, installation if self._receives else ""), None) is not None
 
-    def _trade(self, app: Auth.AppAuth, key: _Key) -> _Token:
+    def left(self, scope: Scope, installation: str) -> int | None:
+        """Calls left where the scope's installation is known; None: nobody has told yet."""
+        with self._lock:
+            known = (installation if self._receives else "") or self._installations.get(scope, "")
+            budget = self._budgets.get(known)
+        return None if budget is None else budget.left(self._wire.now())
+
+    def pace(self, now: datetime) -> Pace | None:
+        """Stop only where every installation says so; slow as soon as one does; None: nobody has told yet."""
+        with self._lock:
+            budgets = list(self._budgets.values())
+        paces = {budget.pace(now) for budget in budgets}
+        if self._own.pace(now) is Pace.STOP or paces == {Pace.STOP}:
+            return Pace.STOP
+        if not paces:
+            return None
+        return Pace.FREE if paces == {Pace.FREE} else Pace.SLOW
+
+    def _budget(self, installation: str) -> Budget:
+        with self._lock:
+            if len(self._budgets) >= _KEPT:
+                self._budgets.clear()
+            return self._budgets.setdefault(installation, self._wire.budget())
+
+    def _trade(self, key: _Key, rank: Rank) -> _Token:
         """A new installation token. An installation that is gone, or no longer has the repository, is looked up anew."""
         deed = f"give a token for {key.scope.path}"
         with self._lock:
             known = key.installation or self._installations.get(key.scope, "")
-        tried = known or self._find(app, key.scope)
-        answer = self._ask_token(app, key, tried, deed)
+        tried = known or self._find(key.scope, rank)
+        answer = self._ask_token(key, tried, deed, rank)
         if answer.status in (404, 422) and known:
             with self._lock:
                 self._installations.pop(key.scope, None)
-            found = self._find(app, key.scope)
+            found = self._find(key.scope, rank)
             if found != tried:
-                answer = self._ask_token(app, key, found, deed)
+                tried = found
+                answer = self._ask_token(key, tried, deed, rank)
         if answer.status != 201:
             raise failure(self._wire.forge, deed, answer, self._wire.now())
         try:
@@ -127,21 +193,22 @@ class GitHubAuth:
                 raise Unreadable("it holds no token")
         except Unreadable as error:
             raise unreadable(self._wire.forge, deed, error) from None
-        return _Token(Secret(token), (until or self._wire.now()) - MARGIN)
+        return _Token(Secret(token), (until or self._wire.now()) - MARGIN, tried)
 
-    def _ask_token(self, app: Auth.AppAuth, key: _Key, installation: str, deed: str) -> Answer:
+    def _ask_token(self, key: _Key, installation: str, deed: str, rank: Rank) -> Answer:
         body: dict[str, object] = {"permissions": dict(permissions(key.scope, key.purpose))}
         if key.scope.kind is ScopeKind.REPOSITORY:
             body["repositories"] = [key.scope.path.partition("/")[2]]
         if not is_identity(installation):
             raise ForgeRefused("The GitHub App's installation id is not a number.")
-        return self._wire.send(app, "POST", f"/app/installations/{installation}/access_tokens", deed, body=body)
+        path = f"/app/installations/{installation}/access_tokens"
+        return self._wire.send(self.signed(), rank, "POST", path, deed, body=body)
 
-    def _find(self, app: Auth.AppAuth, scope: Scope) -> str:
+    def _find(self, scope: Scope, rank: Rank) -> str:
         """The id of the App's installation that covers the scope. Raises ForgeRefused, ForgeDown."""
         deed = f"find the App's installation for {scope.path}"
         kind = "orgs" if scope.kind is ScopeKind.ORGANIZATION else "repos"
-        answer = self._wire.send(app, "GET", f"/{kind}/{scope.path}/installation", deed)
+        answer = self._wire.send(self.signed(), rank, "GET", f"/{kind}/{scope.path}/installation", deed)
         if answer.status == 404:
             raise ForgeRefused(f"The GitHub App is not installed on {scope.path}.")
         if answer.status != 200:
@@ -155,6 +222,53 @@ class GitHubAuth:
         with self._lock:
             self._installations[scope] = found
         return found
+
+
+Identity = GitHubApp | PersonalToken
+
+
+class GitHubAuth:
+    """Every credential that we have, and which of them is to ask next."""
+
+    def __init__(self, wire: GitHubWire, *, apps: Sequence[AppKey], token: Secret | None) -> None:
+        if not apps and not token:
+            raise ValueError("GitHub needs an App (app_id and private_key) or a personal token.")
+        if len({key.app_id for key in apps}) < len(apps):
+            raise ValueError("Two of the GitHub Apps have the same id.")
+        self._wire = wire
+        self.personal = PersonalToken(wire, token) if token else None
+        self.apps = tuple(GitHubApp(wire, key, receives=place == 0, alone=len(apps) == 1) for place, key in enumerate(apps))
+
+    def identities(self, scope: Scope, installation: str, rank: Rank) -> Sequence[Identity]:
+        """Who may ask, the best first: the App with most left; a poll keeps to one App as long as that has enough.
+
+        (GitHub answers "unchanged" only to the credential that it gave the first answer to.)"""
+        if not self.apps or scope.kind is ScopeKind.ENTERPRISE:
+            if self.personal is None:
+                raise ForgeRefused(
+                    "Enterprise runners are beyond a GitHub App: configure a personal token with manage_runners:enterprise."
+                )
+            return (self.personal,)
+        if len(self.apps) == 1:
+            return self.apps
+        lefts = {app.name: app.left(scope, installation) for app in self.apps}
+
+        def standing(app: GitHubApp) -> int:
+            left = lefts[app.name]
+            left = USUAL if left is None else left
+            if rank is not Rank.POLL:
+                return -left
+            home = zlib.crc32(f"{scope.path} {app.name}".encode())
+            return home if left > USUAL // 2 else home + 2**32 * (1 + USUAL - min(left, USUAL))
+
+        return sorted(self.apps, key=standing)
+
+    def pace(self) -> Pace:
+        """The best that any of our credentials has to offer."""
+        now = self._wire.now()
+        told = [app.pace(now) for app in self.apps] if self.apps else [self.personal.pace(now)] if self.personal else []
+        known = [pace for pace in told if pace is not None]
+        return next((pace for pace in Pace if pace in known), Pace.FREE)
 
 
 def _reader(private_key: Secret) -> Callable[[], str]:

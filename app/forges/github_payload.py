@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from app.core.model import Job, JobState
-from app.forges.contract import RunnerView
+from app.core.model import Job, JobState, Run, Scope, ScopeKind
+from app.forges.contract import ForgeRefused, RunnerView
 from app.forges.payload import Table, Unreadable, identity, labels, link, moment, number, part, table, truth, whole, word, words
 
 ACTIONS: Mapping[str, JobState] = {
@@ -30,6 +30,14 @@ REPOSITORY = re.compile(r"(?!\.{1,2}/)[A-Za-z0-9._-]{1,100}/(?!\.{1,2}$)[A-Za-z0
 OWNER = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,100}")
 _COMMIT = re.compile(r"[0-9a-fA-F]{7,64}")
 _TRIES = 100_000
+
+
+def home(scope: Scope) -> str:
+    """The scope's part of a URL. Raises ForgeRefused for a path that GitHub cannot have."""
+    if not (REPOSITORY if scope.kind is ScopeKind.REPOSITORY else OWNER).fullmatch(scope.path):
+        raise ForgeRefused(f"GitHub has no {scope.kind} of the name {scope.path[:100]!r}.")
+    kinds = {ScopeKind.REPOSITORY: "repos", ScopeKind.ORGANIZATION: "orgs", ScopeKind.ENTERPRISE: "enterprises"}
+    return f"/{kinds[scope.kind]}/{scope.path}"
 
 
 def job_of_event(forge: str, state: JobState, event: Table) -> Job:
@@ -58,6 +66,37 @@ def job_of_answer(job: Job, raw: Table) -> Job:
         raise Unreadable("the answer is about another job")
     state = STATUSES.get(word(raw, "status"), job.state)
     return replace(job, state=state, **{name: value for name, value in _facts(raw, state).items() if value not in ("", None)})
+
+
+def run_of_answer(job: Job, raw: Table) -> Run:
+    """The workflow run of a job. Raises Unreadable.
+
+    `pull_requests` is empty for forks, so it says nothing; the head repository is null once a fork was deleted."""
+    base, head = table(raw.get("repository"), "repository"), part(raw, "head_repository")
+    ours, theirs = identity(base, "id"), identity(head, "id")
+    if identity(raw, "id") != job.run_id or not ours:
+        raise Unreadable("the answer is about another run")
+    attempt = number(raw, "run_attempt") or 1
+    if attempt > _TRIES:
+        raise Unreadable("run_attempt is not a number of tries")
+    return Run(
+        forge=job.forge,
+        repository=whole(base, "full_name", REPOSITORY) or job.repository,
+        id=job.run_id,
+        attempt=attempt,
+        event=word(raw, "event"),
+        head_repository=whole(head, "full_name", REPOSITORY),
+        fork=theirs != ours,
+        actor=words(part(raw, "triggering_actor") or part(raw, "actor"), "login", 100),
+    )
+
+
+def job_of_listing(run: Job, raw: Table) -> Job:
+    """A job out of a run's listing; `run` is a job of that run with what all its jobs have in common. Raises Unreadable."""
+    key = identity(raw, "id")
+    if not key:
+        raise Unreadable("a job without id")
+    return job_of_answer(replace(run, id=f"{run.forge}-{key}", key=key), raw)
 
 
 def _facts(raw: Table, state: JobState) -> dict[str, Any]:

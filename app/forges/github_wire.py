@@ -12,6 +12,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import cast
 from urllib.parse import urljoin, urlsplit
@@ -22,10 +23,13 @@ import requests
 from github.Requester import Requester
 
 from app.forges.answers import Answer, OnRate, remaining, silence, unreadable
+from app.forges.budget import Budget, MinuteLimits, Rank
 from app.forges.contract import ForgeRefused
 from app.forges.payload import Table, quoted
 
 API_VERSION = "2022-11-28"
+MINUTE_LIMITS = MinuteLimits(points=900, creations=80)
+READ, WRITE = 1, 5  # points
 _MOVED = frozenset({302, 307, 308})  # PyGithub follows 301 itself, with the same verb
 
 # Not in logging's tree, so that no configuration can wake it: PyGithub logs whole answers, tokens included.
@@ -40,6 +44,14 @@ def api_address(url: str) -> str:
     if (parts.hostname or "").endswith(".ghe.com"):
         return f"https://api.{parts.hostname}"
     return f"{parts.scheme}://{parts.netloc}{parts.path}/api/v3"
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """Who asks, and out of whose budget."""
+
+    auth: github.Auth.Auth = field(repr=False)
+    budget: Budget
 
 
 class GitHubWire:
@@ -60,27 +72,61 @@ class GitHubWire:
         self._on_rate = on_rate
         self._local = threading.local()
 
+    def budget(self) -> Budget:
+        """A new credential's budget."""
+        return Budget(self.forge, MINUTE_LIMITS)
+
     def send(
         self,
-        auth: github.Auth.Auth,
+        by: Signed,
+        rank: Rank,
         verb: str,
         path: str,
         deed: str,
         *,
         query: Mapping[str, str | int] | None = None,
         body: Mapping[str, object] | None = None,
+        etag: str = "",
+        creates: bool = False,
     ) -> Answer:
-        """Ask once. Whatever GitHub answers comes back, refusals too; no answer is ForgeDown."""
-        answer = self._ask(auth, verb, path, deed, query, body)
+        """Ask once, if the budget has room. Whatever GitHub answers comes back, refusals too; no answer is ForgeDown.
+
+        With `etag`, an unchanged answer is a 304, which costs nothing of the hourly quota."""
+        extra = {"If-None-Match": etag} if etag else {}
+        answer = self._ask(by, rank, verb, path, deed, query, body, extra, creates)
         where = answer.headers.get("location", "")
         if answer.status in _MOVED and where:
             target = urlsplit(urljoin(self._url + path, where))
             ours = urlsplit(self._url)
             if (target.scheme, target.netloc) == (ours.scheme, ours.netloc):
-                answer = self._ask(auth, verb, target.geturl(), deed, None, body)
+                answer = self._ask(by, rank, verb, target.geturl(), deed, None, body, extra, creates)
         return answer
 
     def _ask(
+        self,
+        by: Signed,
+        rank: Rank,
+        verb: str,
+        path: str,
+        deed: str,
+        query: Mapping[str, str | int] | None,
+        body: Mapping[str, object] | None,
+        extra: Mapping[str, str],
+        creates: bool,
+    ) -> Answer:
+        """One request out of the budget. Raises HeldBack where there is no room for it."""
+        by.budget.take(rank, self.now(), points=READ if verb == "GET" else WRITE, creates=creates)
+        try:
+            answer = self._request(by.auth, verb, path, deed, query, body, extra)
+        except BaseException:
+            by.budget.settle(None, self.now())
+            raise
+        by.budget.settle(answer, self.now())
+        if answer.status < 300 and answer.broken:
+            raise unreadable(self.forge, deed, "not JSON")
+        return answer
+
+    def _request(
         self,
         auth: github.Auth.Auth,
         verb: str,
@@ -88,8 +134,9 @@ class GitHubWire:
         deed: str,
         query: Mapping[str, str | int] | None,
         body: Mapping[str, object] | None,
+        extra: Mapping[str, str],
     ) -> Answer:
-        headers = {"Accept": "application/vnd.github+json"}
+        headers = {"Accept": "application/vnd.github+json", **extra}
         try:
             headers["Authorization"] = f"{auth.token_type} {auth.token}"
         except (ValueError, TypeError, jwt.PyJWTError):
@@ -107,13 +154,12 @@ class GitHubWire:
         left = remaining(told)
         if left is not None and self._on_rate:
             self._on_rate(self.forge, left)
-        content: object = None
+        content, broken = None, False
         try:
             content = json.loads(text) if text.strip() else None
         except (ValueError, RecursionError):
-            if status < 300:
-                raise unreadable(self.forge, deed, "not JSON") from None
-        return Answer(status, told, content, _message(content))
+            broken = True
+        return Answer(status, told, content, _message(content), broken)
 
     def _requester(self) -> Requester:
         found: Requester | None = getattr(self._local, "requester", None)

@@ -17,8 +17,9 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 from urllib.parse import quote
 
-from app.core.model import Job, Scope, ScopeKind
+from app.core.model import Job, Run, Scope, ScopeKind
 from app.forges.answers import Answer, OnRate, failure, unreadable
+from app.forges.budget import Rank
 from app.forges.contract import (
     BadDelivery,
     Credential,
@@ -27,11 +28,14 @@ from app.forges.contract import (
     ForgeDown,
     ForgeRefused,
     Minted,
+    Missed,
+    Pace,
     RunnerBusy,
     RunnerOrder,
     RunnerView,
 )
-from app.forges.gitlab_payload import GROUP, PATH, job_of_answer, job_of_event, runner_of_answer
+from app.forges.gitlab_payload import GROUP, PATH, job_of_answer, job_of_event, project_of, runner_of_answer
+from app.forges.gitlab_polls import GitLabPolls
 from app.forges.gitlab_signature import Authenticity
 from app.forges.gitlab_wire import GitLabWire
 from app.forges.payload import Table, Unreadable, identity, is_identity, labels, load, rows, table, truth, words
@@ -62,6 +66,7 @@ class GitLabForge:
     """One GitLab, by a personal, group or project access token. Implements `app.forges.contract.Forge`."""
 
     kind = "gitlab"
+    single_use = False
     always_2xx = True  # four 4xx answers in a row and GitLab switches the hook off
 
     def __init__(
@@ -72,14 +77,18 @@ class GitLabForge:
         now: Callable[[], datetime],
         webhook_token: Secret | None = None,
         signing_token: Secret | None = None,
+        hook_url: str = "",
         name: str = "gitlab",
         timeout: timedelta = timedelta(seconds=20),
         on_rate: OnRate | None = None,
     ) -> None:
-        """Raises ValueError for blank or malformed secrets, or where neither webhook nor signing token is given."""
+        """`hook_url` is where deliveries come: webhooks with another address are not ours.
+
+        Raises ValueError for blank or malformed secrets, or where neither webhook nor signing token is given."""
         self.name = name
         self._authenticity = Authenticity(webhook_token=webhook_token, signing_token=signing_token, now=now)
         self._wire = GitLabWire(name, url, token, timeout, now, on_rate)
+        self._polls = GitLabPolls(self._wire, hook_url)
 
     def parse(self, headers: Mapping[str, str], body: bytes) -> Delivery:
         """The delivery, or BadSignature (not authentic), or BadDelivery (authentic, and unreadable)."""
@@ -107,11 +116,25 @@ class GitLabForge:
         deed = f"show job {job.key}"
         if not is_identity(job.key):
             raise ForgeRefused("A GitLab job's key is a number.")
-        project = job.repository_id if is_identity(job.repository_id) else quote(job.repository, safe="")
-        answer = self._wire.send("GET", f"/projects/{project}/jobs/{job.key}", deed)
+        answer = self._wire.send(Rank.LOOK, "GET", f"/projects/{project_of(job)}/jobs/{job.key}", deed)
         if answer.status in (404, 410):
             return None
         return self._read(answer, (200,), deed, lambda body: job_of_answer(job, self._wire.url, body))
+
+    def fetch_run(self, job: Job) -> Run | None:
+        return self._polls.fetch_run(job)
+
+    def open_jobs(self, repository: str, installation: str = "") -> Sequence[Job]:
+        return self._polls.open_jobs(repository)
+
+    def missed(self, since: datetime) -> Sequence[Missed]:
+        return self._polls.missed(since)
+
+    def redeliver(self, missed: Missed) -> None:
+        self._polls.redeliver(missed)
+
+    def pace(self) -> Pace:
+        return self._wire.pace()
 
     def mint_runner(self, order: RunnerOrder) -> Minted:
         """A record with exactly the order's tags, and the command that serves one job with it.
@@ -139,7 +162,7 @@ class GitLabForge:
 
     def runner(self, scope: Scope, runner_id: str, installation: str = "") -> RunnerView | None:
         deed = f"show runner {runner_id}"
-        answer = self._wire.send("GET", _record(runner_id), deed)
+        answer = self._wire.send(Rank.LOOK, "GET", _record(runner_id), deed)
         return None if answer.status == 404 else self._read(answer, (200,), deed, runner_of_answer)
 
     def runners(self, scope: Scope, prefix: str, installation: str = "") -> Sequence[RunnerView]:
@@ -152,7 +175,7 @@ class GitLabForge:
         found: list[RunnerView] = []
         for page in range(1, PAGES + 1):
             query: dict[str, str | int] = {"type": _KINDS[scope.kind], "per_page": PAGE, "page": page}
-            answer = self._wire.send("GET", path, deed, query=query)
+            answer = self._wire.send(Rank.LOOK, "GET", path, deed, query=query)
             if answer.status != 200:
                 raise failure(self.name, deed, answer, self._wire.now())
             try:
@@ -168,7 +191,7 @@ class GitLabForge:
     def job_started(self, scope: Scope, runner_id: str, installation: str = "") -> None:
         """Pause the record, so that its token is good for no second job. A record that is gone is no error."""
         deed = f"pause runner {runner_id}"
-        answer = self._wire.send("PUT", _record(runner_id), deed, body={"paused": True})
+        answer = self._wire.send(Rank.REMOVAL, "PUT", _record(runner_id), deed, body={"paused": True})
         if answer.status not in (200, 404):
             raise failure(self.name, deed, answer, self._wire.now())
 
@@ -177,18 +200,20 @@ class GitLabForge:
 
         In this order no job can come between the look and the deletion. Raises RunnerBusy."""
         deed = f"remove runner {runner_id}"
-        answer = self._wire.send("PUT", _record(runner_id), deed, body={"paused": True})
+        answer = self._wire.send(Rank.REMOVAL, "PUT", _record(runner_id), deed, body={"paused": True})
         if answer.status == 404:
             return
         busy = self._read(answer, (200,), deed, runner_of_answer).busy
         if busy is None:  # a server that does not yet tell job_execution_status
-            answer = self._wire.send("GET", f"{_record(runner_id)}/jobs", deed, query={"status": "running", "per_page": 1})
+            answer = self._wire.send(
+                Rank.REMOVAL, "GET", f"{_record(runner_id)}/jobs", deed, query={"status": "running", "per_page": 1}
+            )
             if answer.status not in (200, 404):  # no answer is no leave to delete
                 raise failure(self.name, deed, answer, self._wire.now())
             busy = answer.status == 200 and bool(answer.body)
         if busy:
             raise RunnerBusy(f"{self.name} says that runner {runner_id} has a job.")
-        answer = self._wire.send("DELETE", _record(runner_id), deed)
+        answer = self._wire.send(Rank.REMOVAL, "DELETE", _record(runner_id), deed)
         if answer.status not in (200, 202, 204, 404):
             raise failure(self.name, deed, answer, self._wire.now())
 
@@ -213,14 +238,14 @@ class GitLabForge:
 
     def check(self) -> str:
         """Whose token it is, what it may, and until when. Raises ForgeRefused, ForgeDown."""
-        answer = self._wire.send("GET", "/personal_access_tokens/self", "take the token")
+        answer = self._wire.send(Rank.LOOK, "GET", "/personal_access_tokens/self", "take the token")
         if answer.status == 404:  # a kind of token that cannot be asked about itself
-            answer = self._wire.send("GET", "/version", "take the token")
+            answer = self._wire.send(Rank.LOOK, "GET", "/version", "take the token")
             return self._read(answer, (200,), "take the token", lambda _: f"{self.name}: the token is good.")
         return f"{self.name}: " + self._read(answer, (200,), "take the token", _standing)
 
     def _verify(self, token: Secret) -> Answer:
-        return self._wire.send("POST", "/runners/verify", "verify a runner", body={"token": token.reveal()})
+        return self._wire.send(Rank.CREDENTIAL, "POST", "/runners/verify", "verify a runner", body={"token": token.reveal()})
 
     def _create(
         self, scope: Scope, description: str, labels: tuple[str, ...], extra: Mapping[str, object]
@@ -243,13 +268,15 @@ class GitLabForge:
             "paused": False,
             **extra,
         }
-        return self._read(self._wire.send("POST", "/user/runners", deed, body=body), (200, 201), deed, _created)
+        return self._read(
+            self._wire.send(Rank.CREDENTIAL, "POST", "/user/runners", deed, body=body), (200, 201), deed, _created
+        )
 
     def _number(self, scope: Scope) -> int:
         """The project's or group's id, asked anew each time: a path may come to mean another project."""
         deed = f"find {scope}"
         kind = "projects" if scope.kind is ScopeKind.REPOSITORY else "groups"
-        answer = self._wire.send("GET", f"/{kind}/{_quoted(scope)}", deed)
+        answer = self._wire.send(Rank.CREDENTIAL, "GET", f"/{kind}/{_quoted(scope)}", deed)
         if answer.status == 404:
             raise ForgeRefused(f"GitLab has no {scope.kind} {scope.path}, or shows it not to our token.")
         return self._read(answer, (200,), deed, lambda body: _number_of(scope, body))

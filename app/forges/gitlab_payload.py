@@ -11,11 +11,25 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
-from app.core.model import Job, JobState
+from app.core.model import Job, JobState, Run
 from app.forges.contract import RunnerView
-from app.forges.payload import Table, Unreadable, identity, labels, link, moment, number, part, truth, whole, word, words
+from app.forges.payload import (
+    Table,
+    Unreadable,
+    identity,
+    is_identity,
+    labels,
+    link,
+    moment,
+    number,
+    part,
+    truth,
+    whole,
+    word,
+    words,
+)
 
 EVENTS: Mapping[str, JobState] = {
     "created": JobState.WAITING,  # not runnable yet: earlier stages come first
@@ -42,6 +56,9 @@ CONCLUSIONS: Mapping[str, str] = {"success": "success", "failed": "failure", "ca
 
 PATH = re.compile(r"(?=.{3,280}$)(?:(?!\.{1,2}/)[A-Za-z0-9_.-]+/)+(?!\.{1,2}$)[A-Za-z0-9_.-]+")
 GROUP = re.compile(r"(?=.{1,280}$)(?:(?!\.{1,2}/)[A-Za-z0-9_.-]+/)*(?!\.{1,2}$)[A-Za-z0-9_.-]+")
+OWN_CODE = frozenset({"push", "web", "trigger", "schedule", "api", "pipeline", "parent_pipeline", "chat", "webide"})
+"""Sources of pipelines that run a branch or tag of their own project (GitLab lib/gitlab/ci/pipeline: enums/ci/pipeline.rb)."""
+MERGE_REQUEST = re.compile(r"refs/merge-requests/([0-9]{1,19})/(?:head|merge|train)")
 _COMMIT = re.compile(r"[0-9a-fA-F]{7,64}")
 
 
@@ -132,6 +149,47 @@ def job_of_answer(job: Job, base: str, raw: Table) -> Job:
         "completed_at": moment(raw, "finished_at") if ended else None,
     }
     return replace(job, **{name: value for name, value in found.items() if value not in ("", None)})
+
+
+def project_of(job: Job) -> str:
+    """The job's project as one part of a URL: by its number, which no rename changes, where that is known."""
+    return job.repository_id if is_identity(job.repository_id) else quote(job.repository, safe="")
+
+
+def job_of_listing(forge: str, base: str, repository: str, raw: Table) -> Job:
+    """A job out of a project's listing. Raises Unreadable."""
+    key, pipeline = identity(raw, "id"), part(raw, "pipeline")
+    if not key:
+        raise Unreadable("a job without id")
+    home = identity(pipeline, "project_id")
+    empty = Job(f"{forge}-{key}", forge, key, repository, JobState.WAITING, repository_id=home)
+    return job_of_answer(empty, base, raw)
+
+
+def run_of_answer(job: Job, base: str, raw: Table, source_project: str | None) -> Run:
+    """The job's pipeline. `source_project` is the id of the project that a merge request comes from. Raises Unreadable.
+
+    A pipeline of a branch or tag runs its own project's code. Of a merge request's pipeline only the merge
+    request says whose code it is; where it does not, nobody can say."""
+    key, home = identity(raw, "id"), identity(raw, "project_id")
+    if key != job.run_id:
+        raise Unreadable("the answer is about another pipeline")
+    repository = path_of(base, link(raw, "web_url")) or job.repository
+    source, ref = word(raw, "source"), words(raw, "ref", 255)
+    fork: bool | None = None
+    if MERGE_REQUEST.fullmatch(ref) or source == "merge_request_event":
+        fork = source_project != home if source_project and home else None
+    elif source in OWN_CODE:
+        fork = False
+    return Run(
+        forge=job.forge,
+        repository=repository,
+        id=key,
+        event=source,
+        head_repository=repository if fork is False else "",
+        fork=fork,
+        actor=words(part(raw, "user"), "username", 100),
+    )
 
 
 def runner_of_answer(raw: Table) -> RunnerView:

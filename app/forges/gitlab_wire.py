@@ -8,7 +8,7 @@ or made good here. One client per thread.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import cast
 from urllib.parse import urlsplit
@@ -18,7 +18,8 @@ import requests
 from gitlab.exceptions import GitlabError
 
 from app.forges.answers import Answer, OnRate, remaining, silence, unreadable
-from app.forges.contract import ForgeRefused
+from app.forges.budget import Budget, Rank
+from app.forges.contract import ForgeRefused, Pace
 from app.forges.payload import Table, quoted
 from providers.contract import Secret
 
@@ -42,18 +43,44 @@ class GitLabWire:
         self._token = token
         self._timeout = timeout.total_seconds()
         self._on_rate = on_rate
+        self._budget = Budget(forge)
         self._local = threading.local()
+
+    def pace(self) -> Pace:
+        return self._budget.pace(self.now())
 
     def send(
         self,
+        rank: Rank,
         verb: str,
         path: str,
         deed: str,
         *,
-        query: Mapping[str, str | int] | None = None,
+        query: Mapping[str, str | int | Sequence[str]] | None = None,
         body: Mapping[str, object] | None = None,
     ) -> Answer:
-        """Ask once, at `/api/v4` + path. Whatever GitLab answers comes back, refusals too; no answer is ForgeDown."""
+        """Ask once, at `/api/v4` + path, if the budget has room.
+
+        Whatever GitLab answers comes back, refusals too; no answer is ForgeDown, not asked is HeldBack."""
+        self._budget.take(rank, self.now())
+        try:
+            answer = self._answer(self._request(verb, path, deed, query, body))
+        except BaseException:
+            self._budget.settle(None, self.now())
+            raise
+        self._budget.settle(answer, self.now())
+        if answer.status < 300 and answer.broken:
+            raise unreadable(self.forge, deed, "not JSON")
+        return answer
+
+    def _request(
+        self,
+        verb: str,
+        path: str,
+        deed: str,
+        query: Mapping[str, str | int | Sequence[str]] | None,
+        body: Mapping[str, object] | None,
+    ) -> requests.Response:
         client = self._client()
         heard: list[requests.Response] = []
 
@@ -81,20 +108,19 @@ class GitLabWire:
             raise silence(self.forge, deed, error) from None
         if not heard:
             raise unreadable(self.forge, deed, "nothing")
-        return self._answer(heard[-1], deed)
+        return heard[-1]
 
-    def _answer(self, response: requests.Response, deed: str) -> Answer:
+    def _answer(self, response: requests.Response) -> Answer:
         headers = {name.lower(): value for name, value in response.headers.items()}
         left = remaining(headers)
         if left is not None and self._on_rate:
             self._on_rate(self.forge, left)
-        content: object = None
+        content, broken = None, False
         try:
             content = response.json() if response.content.strip() else None
         except (ValueError, RecursionError):
-            if response.status_code < 300:
-                raise unreadable(self.forge, deed, "not JSON") from None
-        return Answer(response.status_code, headers, content, _message(content))
+            broken = True
+        return Answer(response.status_code, headers, content, _message(content), broken)
 
     def _client(self) -> gitlab.Gitlab:
         found: gitlab.Gitlab | None = getattr(self._local, "client", None)

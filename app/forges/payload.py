@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import cast
+from urllib.parse import urlsplit
 
 Table = Mapping[str, object]
 
@@ -21,6 +22,7 @@ GREATEST_ID = 2**63 - 1
 
 # C0, C1, line and paragraph separators, and the marks that reorder what a person reads.
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_PORTS = {"https": 443, "http": 80}
 _DIGITS = re.compile(r"[0-9]{1,19}")
 _WORD = re.compile(r"[a-z][a-z_]{0,39}")
 _SECRET = re.compile(
@@ -174,3 +176,13 @@ def moment(source: Table, key: str) -> datetime | None:
     except (ValueError, OverflowError):
         return None
     return found if 2000 <= found.year <= 2200 else None
+
+
+def same_address(one: str, other: str) -> bool:
+    """Whether two web addresses lead to the same place, whatever the case of the host and a slash at the end."""
+    try:
+        pair = [urlsplit(text) for text in (one, other)]
+        places = [(url.scheme, url.hostname, url.port or _PORTS.get(url.scheme), url.path.rstrip("/")) for url in pair]
+    except ValueError:
+        return False
+    return places[0] == places[1] and bool(places[0][1])

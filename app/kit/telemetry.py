@@ -149,8 +149,10 @@ OUTCOMES = (
 SPEND_KINDS = ("before_job", "job", "after_job", "rounding")
 PROVIDER_OPERATIONS = ("offers", "create", "get", "owned", "destroy", "check")
 PROVIDER_OUTCOMES = ("ok", "no_capacity", "refused", "throttled", "unclear", "late")
-FORGE_OUTCOMES = ("ok", "refused", "down", "name_taken", "busy", "late")
-FORGE_OPERATIONS = ("fetch_job", "find_runner", "mint", "remove", "runners", "check")
+FORGE_OUTCOMES = ("ok", "refused", "down", "held_back", "name_taken", "busy", "late")
+FORGE_OPERATIONS = (
+    "fetch_job", "fetch_run", "open_jobs", "missed", "redeliver", "find_runner", "mint", "remove", "runners", "check",
+)  # fmt: skip
 DELIVERY_RESULTS = (
     "recorded", "duplicate", "stale", "ignored", "ping", "refused", "bad_signature", "bad_delivery", "too_large", "unavailable",
 )  # fmt: skip

@@ -60,6 +60,15 @@ class DatabaseSettings(Section):
         return self.url.read().reveal()
 
 
+class GitHubAppSettings(Section):
+    """A further GitHub App with the same rights, for more calls an hour: they are spread to the App with most left."""
+
+    app_id: int = Field(gt=0)
+    """Number of the App. No default. It needs no webhook: the App of `[github]` `app_id` has that."""
+    private_key: SecretField
+    """The App's private key (PEM). No default."""
+
+
 class GitHubSettings(Section):
     """One GitHub account: github.com or GitHub Enterprise Server."""
 
@@ -72,6 +81,8 @@ class GitHubSettings(Section):
     """Number of the GitHub App. Default none. An App is the safer way: its tokens live an hour and reach one repository."""
     private_key: SecretField | None = None
     """The App's private key (PEM). Default none. Goes together with `app_id`."""
+    app: tuple[GitHubAppSettings, ...] = Field(default=(), max_length=20)
+    """Further Apps, each with a rate limit of its own. Default none. One that is not installed somewhere is left out there."""
     token: SecretField | None = None
     """Personal access token, used where there is no App. Default none. Enterprise runners need one, as no App serves them."""
     webhook_secret: SecretField | None = None
@@ -89,6 +100,10 @@ class GitHubSettings(Section):
     def _complete(self) -> Self:
         if (self.app_id is None) != (self.private_key is None):
             raise ValueError("`app_id` and `private_key` go together")
+        if self.app and self.app_id is None:
+            raise ValueError("[[github.app]] needs `app_id` and `private_key` in [github] too: that App has the webhook")
+        if len({self.app_id, *(app.app_id for app in self.app)}) < 1 + len(self.app):
+            raise ValueError("two of the Apps have the same `app_id`")
         if self.app_id is None and self.token is None:
             raise ValueError("needs `app_id` with `private_key`, or `token`")
         if self.webhook_secret is None:

@@ -48,10 +48,12 @@ def build(parts: WebParts) -> FastAPI:
 
     app.add_exception_handler(HTTPException, failed)
     app.add_exception_handler(RequestValidationError, failed)
+    deliveries = intake.Intake(parts)
+    app.add_middleware(intake.Door, intake=deliveries)
     app.add_middleware(Shield, clock=parts.clock, respond=respond, https=parts.settings.https)
     for routes in (
         service_router(parts, gate),
-        intake.router(parts),
+        intake.router(deliveries),
         nodes.router(parts),
         api.router(parts, gate, reads),
         people_api.router(parts, gate),
@@ -76,13 +78,25 @@ def service_router(parts: WebParts, gate: auth.Gate) -> APIRouter:
 
     @routes.get("/readyz")
     async def ready() -> JSONResponse:
-        """The database answers, and the engine of this process keeps looking. 503 otherwise."""
+        """The database answers, and the engine of this process, if it has one, keeps looking. 503 otherwise.
+
+        A web without any engine stays ready: it records deliveries and serves nodes, and they wait for an engine. Were it
+        taken out of a balancer, they would be lost instead. `engine` and `engines` say what is missing."""
         database = await _answers(parts)
         age = beat_age(parts)
-        engine = not beat_late(parts)
         seconds = None if age is None else age / timedelta(seconds=1)
-        found = {"ok": database and engine, "database": database, "engine": engine, "engine_beat_age_seconds": seconds}
-        return JSONResponse(found, 200 if found["ok"] else 503)
+        engines = await engines_alive(parts) if database else 0
+        engine = not beat_late(parts) if parts.engine_beat is not None else engines > 0
+        ok = database and (engine or parts.engine_beat is None)
+        found = {
+            "ok": ok,
+            "database": database,
+            "engine": engine,
+            "engine_beat_age_seconds": seconds,
+            "engines": engines,
+            "replica": parts.replica,
+        }
+        return JSONResponse(found, 200 if ok else 503)
 
     @routes.get("/metrics")
     async def metrics(request: Request) -> Response:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.rules import allowed_repository
 from app.forges.contract import BadDelivery, BadSignature, Delivery, DeliveryKind, Forge
 from app.kit.telemetry import logger
 from app.store import jobs
-from app.web.errors import Problem, TooLarge
+from app.web.errors import Problem, TooLarge, reply
 from app.web.parts import WebParts
 
 log = logger(__name__)
 
+PATH = "/hooks/"
 DEEPEST = 2_000
 """Records that may wait for a commit; beyond it the forge is asked to come back, which it does by redelivery."""
 WIDEST = 200
@@ -139,7 +142,13 @@ class Intake:
         return self._writer.commits
 
     async def take(self, name: str, request: Request) -> JSONResponse:
-        """One delivery, from its raw body to the answer."""
+        """One delivery, from its raw body to the answer. Raises Problem."""
+        try:
+            return await self._take(name, request)
+        except ClientDisconnect:
+            raise Problem(400, "The delivery broke off.") from None
+
+    async def _take(self, name: str, request: Request) -> JSONResponse:
         forge = self._parts.forges.get(name)
         if forge is None:
             self._count(name, "refused")
@@ -204,21 +213,39 @@ class Intake:
         self._parts.telemetry.deliveries.add(forge=forge, result=result)
 
 
+@functools.lru_cache(maxsize=64)
 def _answer(result: str, reason: str = "") -> JSONResponse:
+    """Thousands of deliveries have the same few answers; one answer may be sent many times."""
     return JSONResponse({"result": result, "reason": reason[:300]} if reason else {"result": result}, 202)
 
 
-def router(parts: WebParts) -> APIRouter:
-    """The webhook address of every forge."""
-    routes = APIRouter(tags=["webhooks"])
-    intake = Intake(parts)
+class Door:
+    """Deliveries go past the application's routing: a forge sends thousands at once, and nothing of it is for them.
 
-    @routes.post("/hooks/{forge}", status_code=202, summary="A forge's webhook delivery, signed")
+    What is asked, checked and answered is the same on both ways."""
+
+    def __init__(self, app: ASGIApp, intake: Intake) -> None:
+        self._app, self._intake = app, intake
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = scope["path"].removeprefix(PATH) if scope["type"] == "http" and scope["path"].startswith(PATH) else ""
+        if not name or "/" in name or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        try:
+            answer = await self._intake.take(name, Request(scope, receive))
+        except Problem as problem:
+            answer = reply(problem, str(scope["state"]["request_id"]))
+        await answer(scope, receive, send)
+
+
+def router(intake: Intake) -> APIRouter:
+    """The webhook address of every forge, as the API's description shows it."""
+    routes = APIRouter(tags=["webhooks"])
+
+    @routes.post(PATH + "{forge}", status_code=202, summary="A forge's webhook delivery, signed")
     async def receive(forge: str, request: Request) -> JSONResponse:
         """Recorded deliveries answer 202 after the commit; repeated ones too. 401: not authentic. 503: send it again."""
-        try:
-            return await intake.take(forge, request)
-        except ClientDisconnect:
-            raise Problem(400, "The delivery broke off.") from None
+        return await intake.take(forge, request)
 
     return routes

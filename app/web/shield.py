@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Callable, Mapping
 
 import structlog
-from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -43,7 +42,8 @@ HOOK_LIMIT = 25 * 1024 * 1024
 """GitHub and GitLab do not deliver more (facts of both: payload cap 25 MB)."""
 LOG_LIMIT = 256 * 1024
 USUAL_LIMIT = 64 * 1024
-QUIET = ("/healthz", "/readyz", "/metrics", "/static/", "/live/", "/node/heartbeat", "/node/log")
+QUIET = ("/healthz", "/readyz", "/metrics", "/static/", "/live/", "/node/heartbeat", "/node/log", "/hooks/")
+"""What needs no line when it went well: it comes all the time, or, as a delivery, has a line of its own."""
 
 
 def limit_for(path: str) -> int:
@@ -58,7 +58,8 @@ class Shield:
 
     def __init__(self, app: ASGIApp, clock: Clock, respond: Respond, *, https: bool) -> None:
         self._app, self._clock, self._respond = app, clock, respond
-        self._headers = {**HEADERS, "strict-transport-security": HSTS} if https else dict(HEADERS)
+        headers = {**HEADERS, "strict-transport-security": HSTS} if https else HEADERS
+        self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,10 +73,10 @@ class Shield:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                for name, value in self._headers.items():
-                    headers.setdefault(name, value)
-                headers["x-request-id"] = request_id
+                given = [(name, value) for name, value in message.get("headers", ()) if name != b"x-request-id"]
+                names = {name for name, _ in given}
+                missing = [header for header in self._headers if header[0] not in names]
+                message = {**message, "headers": [*given, *missing, (b"x-request-id", request_id.encode())]}
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):

@@ -1,0 +1,231 @@
+"""What GitLab's webhooks may have missed: pipelines behind jobs, jobs that are open now, deliveries that can be sent again.
+
+A project's log of deliveries has no times and shows no more than twenty a page; what it tells of when
+a delivery was sent is the job's own times. A resend is made at once, while we wait for its answer,
+and GitLab allows five of them a minute for each project.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import TypeVar
+from urllib.parse import parse_qsl, quote, urlsplit
+
+from app.core.model import Job, Run
+from app.forges.answers import Answer, failure, unreadable
+from app.forges.budget import Rank, Sliding
+from app.forges.contract import ForgeDown, ForgeError, ForgeRefused, HeldBack, Missed
+from app.forges.gitlab_payload import MERGE_REQUEST, PATH, job_of_listing, project_of, run_of_answer
+from app.forges.gitlab_wire import GitLabWire
+from app.forges.payload import (
+    Table,
+    Unreadable,
+    identity,
+    is_identity,
+    moment,
+    part,
+    rows,
+    same_address,
+    table,
+    words,
+)
+
+OPEN = ("waiting_for_callback", "waiting_for_resource", "preparing", "pending", "running", "canceling")
+"""Jobs that only wait for an earlier stage or a person (`created`, `manual`, `scheduled`) are left out: no machine
+follows from them, and old pipelines keep them for ever."""
+PAGE = 100
+PAGES = 100
+EVENTS_PAGE = 20  # GitLab shows no more of a webhook's log at once
+EVENT_PAGES = 15
+RESENDS = 5  # a minute, for each project
+TRIES = 6
+HOOKS_KEPT = timedelta(hours=1)
+_WATCHED = 500
+_EVENT = re.compile(r"/projects/([0-9]{1,19})/hooks/[0-9]{1,19}/events/[0-9]{1,19}")
+
+Query = dict[str, str | int | Sequence[str]]
+T = TypeVar("T")
+
+
+class GitLabPolls:
+    """Looks for what did not come. Safe to share between threads."""
+
+    def __init__(self, wire: GitLabWire, hook_url: str) -> None:
+        self._wire, self._hook_url = wire, hook_url
+        self._lock = threading.Lock()
+        self._watched: OrderedDict[str, None] = OrderedDict()
+        self._hooks: dict[str, tuple[datetime, tuple[str, ...]]] = {}
+        self._resends: dict[str, Sliding] = {}
+
+    def fetch_run(self, job: Job) -> Run | None:
+        """The pipeline; of a merge request's pipeline also where its code comes from, which is a second call."""
+        deed = f"show pipeline {job.run_id}"
+        if not is_identity(job.run_id):
+            raise ForgeRefused("A GitLab pipeline's id is a number.")
+        project = project_of(job)
+        answer = self._wire.send(Rank.LOOK, "GET", f"/projects/{project}/pipelines/{job.run_id}", deed)
+        if answer.status in (404, 410):
+            return None
+        request = MERGE_REQUEST.fullmatch(self._read(answer, deed, lambda body: words(body, "ref", 255)))
+        source = self._source_of(project, request[1]) if request else None
+        return self._read(answer, deed, lambda body: run_of_answer(job, self._wire.url, body, source))
+
+    def _source_of(self, project: str, request: str) -> str | None:
+        """The id of the project that a merge request comes from; None where it is gone, or not ours to see."""
+        deed = f"show merge request {request}"
+        answer = self._wire.send(Rank.LOOK, "GET", f"/projects/{project}/merge_requests/{request}", deed)
+        if answer.status in (403, 404, 410) and not isinstance(self._failure(answer, deed), ForgeDown):
+            return None
+        return self._read(answer, deed, lambda body: identity(body, "source_project_id")) or None
+
+    def open_jobs(self, repository: str) -> list[Job]:
+        """Every job of the project that is queued or runs, with its tags; the whole listing, or an error."""
+        deed = f"list the open jobs of {repository}"
+        if not PATH.fullmatch(repository):
+            raise ForgeRefused(f"GitLab has no project of the name {repository[:100]!r}.")
+        with self._lock:
+            self._watched[repository] = None
+            self._watched.move_to_end(repository)
+            while len(self._watched) > _WATCHED:
+                self._watched.popitem(last=False)
+        path = f"/projects/{quote(repository, safe='')}/jobs"
+        query: Query = {"scope[]": OPEN, "per_page": PAGE, "pagination": "keyset", "order_by": "id", "sort": "desc"}
+        found: dict[str, Job] = {}
+        for _ in range(PAGES):
+            answer = self._wire.send(Rank.POLL, "GET", path, deed, query=query)
+            for job in self._rows(answer, deed, lambda row: job_of_listing(self._wire.forge, self._wire.url, repository, row)):
+                found[job.id] = job
+            onward = next_query(answer.headers.get("link", ""))
+            if not onward:
+                return list(found.values())
+            query = {**query, **onward}
+        raise ForgeDown(f"{self._wire.forge} gave more than {PAGES} pages when asked to {deed}")
+
+    def missed(self, since: datetime) -> list[Missed]:
+        """Job deliveries of the polled projects' webhooks that are ours, none of whose attempts was answered with 2xx."""
+        if not self._hook_url:
+            raise ForgeRefused("Which webhook is ours cannot be told: the service does not know its own public address.")
+        with self._lock:
+            watched = list(self._watched)
+        found: list[Missed] = []
+        refused: ForgeRefused | None = None
+        reached = False
+        for repository in watched:
+            try:
+                for hook in self._hooks_of(repository):
+                    found += self._failed(hook, since)
+                reached = True
+            except ForgeRefused as error:
+                refused = refused or error
+        if refused is not None and not reached:
+            raise refused
+        return sorted(found, key=lambda one: one.at)
+
+    def redeliver(self, missed: Missed) -> None:
+        """One attempt more; one that GitLab no longer has is no error. Raises HeldBack after five a minute in a project."""
+        place = _EVENT.fullmatch(missed.id)
+        if place is None:
+            raise ForgeRefused("This is no delivery of GitLab's.")
+        now, deed = self._wire.now(), "send a delivery again"
+        with self._lock:
+            if len(self._resends) > _WATCHED:
+                self._resends.clear()
+            used = self._resends.setdefault(place[1], Sliding())
+            wait = used.wait(1, RESENDS, now)
+            if wait is not None:
+                raise HeldBack(f"{self._wire.forge} sends {RESENDS} deliveries again in a minute, and no more", wait=wait)
+            used.add(1, now)
+        answer = self._wire.send(Rank.POLL, "POST", f"{missed.id}/resend", deed)
+        if answer.status not in (200, 201, 202, 404, 422):  # 422: it was sent, and not answered with a success
+            raise self._failure(answer, deed)
+
+    def _hooks_of(self, repository: str) -> tuple[str, ...]:
+        """The project's webhooks whose address is ours, as parts of a URL. Asked once an hour."""
+        now, deed = self._wire.now(), f"list the webhooks of {repository}"
+        with self._lock:
+            at, known = self._hooks.get(repository, (None, ()))
+        if at is not None and timedelta(0) <= now - at < HOOKS_KEPT:
+            return known
+        answer = self._wire.send(
+            Rank.POLL, "GET", f"/projects/{quote(repository, safe='')}/hooks", deed, query={"per_page": PAGE}
+        )
+        found = tuple(place for place in self._rows(answer, deed, self._own_hook) if place)
+        with self._lock:
+            if len(self._hooks) > _WATCHED:
+                self._hooks.clear()
+            self._hooks[repository] = (now, found)
+        return found
+
+    def _own_hook(self, row: Table) -> str:
+        key, project = identity(row, "id"), identity(row, "project_id")
+        ours = same_address(words(row, "url", 500), self._hook_url)
+        return f"/projects/{project}/hooks/{key}" if ours and key and project else ""
+
+    def _failed(self, hook: str, since: datetime) -> list[Missed]:
+        """Newest first, as GitLab lists them; a log that is longer than we read is cut."""
+        deed = "list the deliveries to our webhook"
+        last: dict[str, Missed] = {}
+        tries: dict[str, int] = {}
+        arrived: set[str] = set()
+        for page in range(1, EVENT_PAGES + 1):
+            query: Query = {"per_page": EVENTS_PAGE, "page": page}
+            answer = self._wire.send(Rank.POLL, "GET", f"{hook}/events", deed, query=query)
+            events = self._rows(answer, deed, lambda row: _event(hook, row))
+            told = [one for one in events if one is not None]
+            for missed, ok in told:
+                if ok:
+                    arrived.add(missed.guid)
+                tries[missed.guid] = tries.get(missed.guid, 0) + 1
+                last.setdefault(missed.guid, missed)
+            if len(events) < EVENTS_PAGE or (told and all(missed.at < since for missed, _ in told)):
+                break
+        return [one for guid, one in last.items() if guid not in arrived and one.at >= since and tries[guid] < TRIES]
+
+    def _rows(self, answer: Answer, deed: str, reading: Callable[[Table], T]) -> list[T]:
+        if answer.status != 200:
+            raise self._failure(answer, deed)
+        try:
+            return [reading(row) for row in rows(answer.body, "the answer")]
+        except Unreadable as error:
+            raise unreadable(self._wire.forge, deed, error) from None
+
+    def _read(self, answer: Answer, deed: str, reading: Callable[[Table], T]) -> T:
+        if answer.status != 200:
+            raise self._failure(answer, deed)
+        try:
+            return reading(table(answer.body, "the answer"))
+        except Unreadable as error:
+            raise unreadable(self._wire.forge, deed, error) from None
+
+    def _failure(self, answer: Answer, deed: str) -> ForgeError:
+        return failure(self._wire.forge, deed, answer, self._wire.now())
+
+
+def _event(hook: str, row: Table) -> tuple[Missed, bool] | None:
+    """A delivery of a job, and whether it arrived; None for another kind, or where the log no longer says which job's."""
+    key = identity(row, "id")
+    if not key:
+        raise Unreadable("a delivery without id")
+    told = part(row, "request_data")
+    if words(told, "object_kind", 60) != "build":
+        return None
+    times = [moment(told, f"build_{what}_at") for what in ("finished", "started", "created")]
+    at = max((time for time in times if time is not None), default=None)
+    if at is None:
+        return None
+    guid = words(part(row, "request_headers"), "Idempotency-Key", 200) or f"log-{key}"
+    return Missed(f"{hook}/events/{key}", guid, at), words(row, "response_status", 60).startswith("2")
+
+
+def next_query(links: str) -> dict[str, str]:
+    """What the next page of a keyset listing is asked with, out of a Link header; empty on the last page."""
+    for link in links.split(","):
+        address, _, rest = link.strip().partition(">")
+        if 'rel="next"' in rest:
+            asked = dict(parse_qsl(urlsplit(address.lstrip("<")).query)[:40])
+            return {key: value for key, value in asked.items() if key in ("cursor", "id_before", "page") and len(value) < 1000}
+    return {}
