@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 import logging
 import re
@@ -12,7 +14,7 @@ from typing import Any, TextIO, cast
 import prometheus_client
 import structlog
 from prometheus_client import CollectorRegistry
-from structlog.typing import EventDict, Processor
+from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 from providers.contract import Secret
 
@@ -82,6 +84,21 @@ def escape(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Event
     return {_escaped(key): safe(key, value) for key, value in event.items()}
 
 
+class _Named:
+    """Writes whole lines under a name; a stream that nobody reads any more is no reason to fail."""
+
+    def __init__(self, output: TextIO, *names: str) -> None:
+        self.name = structlog.stdlib.LoggerFactory()(*names).name
+        self._output = output
+
+    def msg(self, line: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._output.write(f"{line}\n")
+            self._output.flush()
+
+    debug = info = warning = error = critical = exception = fatal = msg
+
+
 def setup_logging(level: str = "info", form: str = "json", stream: TextIO | None = None) -> None:
     """One stream for our own lines and those of every library: JSON with UTC times, or `console` for people."""
     shared: list[Processor] = [
@@ -102,10 +119,11 @@ def setup_logging(level: str = "info", form: str = "json", stream: TextIO | None
             escape,
             structlog.dev.ConsoleRenderer(colors=output.isatty(), exception_formatter=structlog.dev.plain_traceback),
         ]
+    # Our own lines go straight to the stream: by way of `logging` each would cost twice as much, and a busy hour has many.
     structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        processors=[*shared, *last[1:]],
+        logger_factory=functools.partial(_Named, output),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
     )
     handler = logging.StreamHandler(output)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=last))
@@ -120,9 +138,10 @@ def setup_logging(level: str = "info", form: str = "json", stream: TextIO | None
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
 
-def logger(name: str) -> structlog.stdlib.BoundLogger:
+def logger(name: str) -> FilteringBoundLogger:
     """A logger that takes facts as keywords: `log.info("delivery refused", forge="github")`."""
-    return structlog.stdlib.get_logger(name)
+    found: FilteringBoundLogger = structlog.get_logger(name)
+    return found
 
 
 bound = structlog.contextvars.bound_contextvars
