@@ -81,15 +81,26 @@ def private_engine() -> Generator[str, None, None]:
 @contextlib.contextmanager
 def engine() -> Generator[str | None, None, None]:
     """The address of an engine: DOCKER_HOST, the usual socket, or a private one; None where there is no way to one."""
-    for host in (os.environ.get("DOCKER_HOST", ""), USUAL):
-        if host.startswith("unix://") and answers(host):
-            yield host
-            return
-    if os.geteuid() != 0 or not all(shutil.which(program) for program in ("dockerd", "unshare", "setpriv")):
-        yield None
+    there = _there()
+    if there is not None or not possible():
+        yield there
         return
     with private_engine() as host:
         yield host
+
+
+def possible() -> bool:
+    """Whether there is an engine, or a way to one."""
+    programs = all(shutil.which(program) for program in ("dockerd", "unshare", "setpriv"))
+    return _there() is not None or (os.geteuid() == 0 and programs)
+
+
+def _there() -> str | None:
+    """The engine that answers already."""
+    for host in (os.environ.get("DOCKER_HOST", ""), USUAL):
+        if host.startswith("unix://") and answers(host):
+            return host
+    return None
 
 
 def import_image(host: str, name: str, archive: bytes) -> None:

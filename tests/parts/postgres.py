@@ -176,14 +176,19 @@ class Cluster:
             raise RuntimeError(f"{program} ended with {done.returncode}: {output.read_text()[-2000:]}")
 
 
+def remedy() -> str:
+    """What to do so that this machine can have a cluster; empty: it can."""
+    if programs() is None:
+        return REMEDY
+    return "" if _unprivileged() is not None else "run as an ordinary user, or add the user postgres: PostgreSQL refuses root"
+
+
 @contextmanager
 def cluster(settings: Mapping[str, str] = SETTINGS) -> Generator[Cluster]:
     """A started cluster of the caller's own. Raises NoPostgres where there can be none."""
     binaries, user = programs(), _unprivileged()
-    if binaries is None:
-        raise NoPostgres(REMEDY)
-    if user is None:
-        raise NoPostgres("run the tests as an ordinary user, or add the user postgres: PostgreSQL refuses to run as root")
+    if binaries is None or user is None:
+        raise NoPostgres(remedy())
     folder = Path(tempfile.mkdtemp(prefix="sublet-pg-"))
     try:
         if os.geteuid() == 0:

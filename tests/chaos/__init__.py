@@ -1,0 +1,1 @@
+"""Real crashes: real processes killed at random moments under load, and the proof that nothing is left over."""
