@@ -1,11 +1,10 @@
-"""Starts the service: settings, one socket, web and engine in one process; with no settings file, the demo."""
+"""Starts the service: settings, one socket, web, engine or both; with no settings file, the demo."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -19,13 +18,14 @@ from typing import Any
 import structlog
 import uvicorn
 
-from app import demo_service
+from app import demo_service, doorstep
 from app.core.model import Reason
 from app.kit.alone import alone
 from app.kit.telemetry import setup_logging
 from app.settings import Loaded, SecretError, SettingsError, load
 from app.store import leases
-from app.web.auth import issue_cli_token, issue_login_link
+from app.store.vault import VaultError
+from app.web.auth import issue_login_link
 from app.wiring import Service, from_settings
 from providers.registry import ProviderTrouble
 
@@ -48,6 +48,7 @@ class Flags:
     demo: bool
     demo_provider: str
     quiet: bool
+    new_keys: bool
 
 
 def parse(arguments: Sequence[str] | None = None) -> Flags:
@@ -61,6 +62,7 @@ def parse(arguments: Sequence[str] | None = None) -> Flags:
     parser.add_argument("--demo", action="store_true", help="run the demo even if there is a settings file")
     parser.add_argument("--demo-provider", choices=("local", "docker"), default="local", help="where the demo's job runs")
     parser.add_argument("--quiet", action="store_true", help="print no welcome")
+    parser.add_argument("--new-keys", action="store_true", help="go on though the key file is not that of the database")
     given = parser.parse_args(arguments)
     config = given.config or (Path(CONFIG) if Path(CONFIG).exists() and not given.demo else None)
     return Flags(
@@ -72,6 +74,7 @@ def parse(arguments: Sequence[str] | None = None) -> Flags:
         given.demo,
         given.demo_provider,
         given.quiet,
+        given.new_keys,
     )
 
 
@@ -86,6 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except (SecretError, ProviderTrouble) as error:
         print(f"The settings cannot be used: {error}", file=sys.stderr)
+        return 2
+    except VaultError as error:
+        print(f"The keys cannot be used: {error}", file=sys.stderr)
         return 2
     except FileNotFoundError as error:
         print(f"There is no file {error.filename}.", file=sys.stderr)
@@ -102,6 +108,7 @@ async def _run(flags: Flags) -> int:
     loaded = load(flags.config, _overrides(flags))
     forgeless = loaded.settings.github is None and loaded.settings.gitlab is None
     demonstrates = flags.demo or (flags.config is None and forgeless)
+    _check_role(flags.role, loaded, demonstrates)
     quiet = demonstrates and loaded.source("log.level") == "default"  # a newcomer's screen shows the welcome, not every request
     setup_logging("warning" if quiet else loaded.settings.log.level, _form(loaded.settings.log.format))
     for warning in loaded.warnings if not demonstrates else ():
@@ -119,7 +126,9 @@ async def _run(flags: Flags) -> int:
             loaded = demo.loaded
         with _sole(loaded):
             try:
-                service = from_settings(loaded.settings, public_url, demo=demonstrates)
+                service = from_settings(
+                    loaded.settings, public_url, demo=demonstrates, role=flags.role, new_keys=flags.new_keys
+                )
                 try:
                     await _serve(service, loaded, flags, listener, own_url, demo, stopping)
                 finally:
@@ -150,18 +159,17 @@ async def _serve(
         ssl_keyfile=settings.server.tls_key,
     )
     server = _Server(config)
-    tasks: list[asyncio.Task[Any]] = []
-    if flags.role != "engine":
-        tasks.append(asyncio.create_task(server.serve(sockets=[listener]), name="web"))
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="web")
+    tasks: list[asyncio.Task[Any]] = [serving, asyncio.create_task(service.presence.run(), name="presence")]
     if flags.role != "web":
         tasks.append(asyncio.create_task(service.engine.run(), name="engine"))
     if demo is not None:
         tasks.append(asyncio.create_task(demo.keep_alive(), name="demo"))
-    ready = Path(settings.data) / "service.json"
+    address: Path | None = None
     try:
-        while flags.role != "engine" and not server.started and not any(task.done() for task in tasks):  # noqa: ASYNC110
+        while not server.started and not any(task.done() for task in tasks):  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # uvicorn has no event for it
-        await _announce(service, ready, own_url, flags, demo)
+        address = await _announce(service, Path(settings.data), own_url, flags, demo)
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
@@ -172,30 +180,35 @@ async def _serve(
                 flags, "Nothing is left running." if not left else f"{left} machines are not proven gone yet; see `sublet ps`."
             )
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            ready.unlink()
+        if address is not None:
+            doorstep.take_away(address, service.presence.me.name)
         server.should_exit = True
-        for task in tasks[1:] if flags.role != "engine" else tasks:  # the web ends by itself, in order
-            task.cancel()
+        for task in tasks:
+            if task is not serving:  # the web ends by itself, in order
+                task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         await service.engine.stop()
+        await service.presence.leave()
     for result in results:
         if isinstance(result, Exception):
             raise result
 
 
-async def _announce(service: Service, ready: Path, own_url: str, flags: Flags, demo: demo_service.Demo | None) -> None:
-    now = service.deps.clock.now()
-    link = await service.deps.store(issue_login_link, service.db, now)
-    token = await service.deps.store(issue_cli_token, service.db, now)
-    _write_private(ready.parent / "cli-token", token.reveal())
-    _write_private(ready, json.dumps({"url": own_url, "pid": os.getpid()}))
-    lines = [f"Dashboard  {own_url}{link}   valid 15 min, one use"]
+async def _announce(service: Service, data: Path, own_url: str, flags: Flags, demo: demo_service.Demo | None) -> Path:
+    """Say where we are, in the data folder and on the screen. The file that says it."""
+    store, name, now = service.deps.store, service.presence.me.name, service.deps.clock.now()
+    if flags.role == "engine":
+        lines = [f"Engine  {name}   {own_url}/readyz and /metrics, and nothing else"]
+    else:
+        await store(doorstep.leave_token, service.db, data, now, socket.gethostname())
+        lines = [f"Dashboard  {own_url}{await store(issue_login_link, service.db, now)}   valid 15 min, one use"]
+    address = doorstep.leave_address(data, flags.role, own_url, name)
     if demo is not None:
         lines += await demo.start(own_url)
         lines.append("Next: open the link. Stop with Ctrl-C; nothing is left running.")
     if not flags.quiet:
         print(*lines, sep="\n", flush=True)
+    return address
 
 
 async def _end_all(service: Service) -> int:
@@ -259,6 +272,18 @@ def _listen(loaded: Loaded) -> Generator[socket.socket]:
         yield listener
 
 
+def _check_role(role: str, loaded: Loaded, demonstrates: bool) -> None:
+    """Raises SettingsError where one process has to do everything."""
+    address = loaded.settings.database.address()
+    if role == "all":
+        return
+    if demonstrates:
+        raise SettingsError([f"--role {role}: the demo is one process, which is web and engine"])
+    if address is None or address.startswith("sqlite"):
+        needs = "needs PostgreSQL ([database] `url`): SQLite serves one process, which is web and engine"
+        raise SettingsError([f"--role {role} {needs}"])
+
+
 @contextlib.contextmanager
 def _sole(loaded: Loaded) -> Generator[None]:
     """SQLite serves one process: a second one on the same data folder is refused. PostgreSQL serves many.
@@ -294,15 +319,6 @@ def _form(wanted: str) -> str:
     if wanted == "auto":
         return "console" if sys.stderr.isatty() else "json"
     return "console" if wanted == "text" else "json"
-
-
-def _write_private(path: Path, text: str) -> None:
-    """0600 from the first byte, and never half-written."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    fresh.replace(path)
 
 
 if __name__ == "__main__":

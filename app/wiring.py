@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,6 +15,7 @@ from app import __version__
 from app.core.model import Pool, RepositoryRule, ScopeKind
 from app.core.states import State
 from app.engine import enlist
+from app.engine.inventory import Inventory
 from app.engine.loop import Engine
 from app.engine.step import Deps, Timing
 from app.forges.contract import Forge, ForgeError
@@ -21,17 +23,19 @@ from app.forges.github import GitHubForge
 from app.forges.github_auth import AppKey
 from app.forges.github_wire import api_address
 from app.forges.gitlab import GitLabForge
-from app.kit.bell import Bell
-from app.kit.clock import Clock, SystemClock
+from app.kit.bell import Bell, Chime
+from app.kit.clock import Clock, SteadyClock, SystemClock
 from app.kit.telemetry import Telemetry
 from app.kit.threads import Lane, ThreadLane
 from app.metered import MeteredForge, MeteredProvider
 from app.node import package
-from app.settings import PoolSettings, SecretPlace, Settings
+from app.presence import Presence
+from app.settings import PoolSettings, RepositorySettings, SecretPlace, Settings
 from app.store import leases, sweep
 from app.store.db import Database, upgrade
-from app.store.vault import Vault
+from app.store.vault import Vault, VaultError, check_keys
 from app.web.app import build as build_web
+from app.web.app import build_probe
 from app.web.parts import HealthCheck, WebParts, WebSettings
 from providers import registry
 from providers.contract import Health, Need, Provider, Secret
@@ -39,7 +43,7 @@ from providers.contract import Health, Need, Provider, Secret
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A whole service, not started: the engine to run and the web application to serve."""
+    """A whole service, not started: the engine to run, the web application to serve, and its presence among others."""
 
     db: Database
     engine: Engine
@@ -47,6 +51,7 @@ class Service:
     deps: Deps
     parts: WebParts
     telemetry: Telemetry
+    presence: Presence
 
     async def aclose(self) -> None:
         """Let go of everything. Call it when neither engine nor web runs any more."""
@@ -67,11 +72,14 @@ class Outfit:
     forge_lane: Callable[[str], Lane]  # a lane for the forge of this name
     token: Callable[[int], str] = secrets.token_hex
     below: Callable[[int], int] = secrets.randbelow
+    role: str = "all"  # what this process runs: "all", "web" or "engine"
+    host: str = "here"  # the machine's name, for people
 
 
-def system_outfit() -> Outfit:
-    """The machine's own clock, and threads."""
-    return Outfit(SystemClock(), ThreadLane("store", 8), lambda forge: ThreadLane(forge, 4))
+def system_outfit(db: Database, role: str) -> Outfit:
+    """Threads, and a time that no jump of this machine's clock changes: with PostgreSQL the database's, the same for all."""
+    clock = SteadyClock(db.time) if db.postgresql else SteadyClock(SystemClock().now, steps=False)
+    return Outfit(clock, ThreadLane("store", 8), lambda forge: ThreadLane(forge, 4), role=role, host=socket.gethostname())
 
 
 def assemble(
@@ -95,6 +103,7 @@ def assemble(
     lanes = {name: outfit.forge_lane(name) for name in forges}
     metered = {name: MeteredForge(forge, telemetry) for name, forge in forges.items()}
     counted = {name: MeteredProvider(provider, telemetry) for name, provider in providers.items()}
+    owner = sweep.installation(db, outfit.clock.now())
     deps = Deps(
         db=db,
         store=outfit.store,
@@ -105,23 +114,36 @@ def assemble(
         repositories=repositories,
         clock=outfit.clock,
         bell=bell,
+        asking={name: Bell() for name in forges},
         vault=vault,
         timing=timing,
-        owner=sweep.installation(db, outfit.clock.now()),
+        owner=owner,
         service_url=web.public_url,
         agent_hash=agent[1],
         node_ca=node_ca,
         token=outfit.token,
         below=outfit.below,
+        inventory=Inventory(counted, owner, outfit.clock),
         since=outfit.clock.now(),
     )
     engine = Engine(deps)
+    runs_engine = outfit.role != "web"
+    presence = Presence(
+        db,
+        outfit.store,
+        outfit.clock,
+        bell,
+        vault,
+        name=f"{outfit.role}-{outfit.host[:30]}-{outfit.token(3)}",
+        role=outfit.role,
+        beat=lambda: engine.last_beat if runs_engine else None,
+    )
     parts = WebParts(
         db=db,
         lane=outfit.store,
         forges=metered,
         clock=outfit.clock,
-        bell=bell,
+        bell=Chime(bell.ring, presence.pass_on),
         vault=vault,
         pools=pools,
         repositories=repositories,
@@ -130,9 +152,12 @@ def assemble(
         telemetry=telemetry,
         providers={name: provider.check for name, provider in counted.items()},
         forge_checks={name: _forge_check(forge, lanes[name]) for name, forge in metered.items()},
-        engine_beat=lambda: engine.last_beat,
+        forge_lanes=lanes,
+        engine_beat=(lambda: engine.last_beat) if runs_engine else None,
+        replica=presence.me.name,
     )
-    return Service(db, engine, build_web(parts), deps, parts, telemetry)
+    web_app = build_probe(parts) if outfit.role == "engine" else build_web(parts)
+    return Service(db, engine, web_app, deps, parts, telemetry, presence)
 
 
 def telemetry_of(forges: Iterable[str], providers: Iterable[str], pools: Mapping[str, Pool]) -> Telemetry:
@@ -158,34 +183,36 @@ def _forge_check(forge: Forge, lane: Lane) -> HealthCheck:
 
 
 def from_settings(
-    settings: Settings, public_url: str, *, demo: bool = False, extra: Mapping[str, Forge] | None = None
+    settings: Settings, public_url: str, *, demo: bool = False, role: str = "all", new_keys: bool = False
 ) -> Service:
     """Build the service that the settings describe: opens and migrates the database, makes the keys on the first start.
 
-    Raises SecretError, SettingsError, registry.ProviderTrouble, and the database's own errors."""
+    `new_keys`: go on though the key file is another one than that of the database.
+    Raises SecretError, SettingsError, registry.ProviderTrouble, VaultError, and the database's own errors."""
     data = Path(settings.data)
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     url = settings.database.address() or f"sqlite:///{data.absolute() / ('demo.db' if demo else 'sublet.db')}"
     upgrade(url)
-    outfit = system_outfit()
+    db = Database(url)
+    outfit = system_outfit(db, role)
+    keys = _keys(db, data / "vault.keys", outfit.clock.now(), anew=new_keys)
     pools = {pool.name: pool_of(pool, settings) for pool in settings.pool}
     named = [name for name in ("github", "gitlab") if getattr(settings, name) is not None]
     telemetry = telemetry_of(named, [table.name for table in settings.provider], pools)
-    forges = forges_of(
-        settings, outfit.clock.now, lambda forge, left: telemetry.forge_rate_left.set(left, forge=forge), public_url
-    )
+    # With SQLite our own time does not follow a clock that is set right later, and a forge would refuse what we sign.
+    signed_at = outfit.clock.now if db.postgresql else SystemClock().now
+    forges = forges_of(settings, signed_at, lambda forge, left: telemetry.forge_rate_left.set(left, forge=forge), public_url)
     providers = providers_of(settings, data)
     silent = timedelta(minutes=settings.engine.silent_minutes)
-    db = Database(url)
     if not db.postgresql:  # one process at a time (app.main holds a lock): the claims of one that was killed need not run out
         leases.free_claims(db)
     service = assemble(
         db=db,
-        vault=Vault(data / "vault.keys"),
+        vault=keys,
         forges=forges,
         providers=providers,
         pools=pools,
-        repositories=tuple(RepositoryRule(rule.match, rule.forks, frozenset(rule.events)) for rule in settings.repository),
+        repositories=tuple(_rule_of(rule) for rule in settings.repository),
         outfit=outfit,
         web=WebSettings(
             public_url=public_url.rstrip("/"),
@@ -203,8 +230,31 @@ def from_settings(
         telemetry=telemetry,
         node_ca=settings.server.node_ca.read_text() if settings.server.node_ca else None,
     )
-    enlist.reconsider(service.deps)
+    if role != "web":
+        enlist.reconsider(service.deps)
     return service
+
+
+def _keys(db: Database, file: Path, now: datetime, *, anew: bool) -> Vault:
+    """The vault on this file. Raises VaultError, with what to do about it, if the database was sealed with other keys."""
+    made = not file.exists()
+    keys = Vault(file)
+    sweep.installation(db, now)  # the mark of the keys has its place in its row
+    try:
+        check_keys(db, keys, anew=anew)
+    except VaultError as error:
+        if made:
+            file.unlink()
+        there = "There is no key file" if made else "It is not the key file"
+        raise VaultError(
+            f"{there} of this database at {file.absolute()} ({error}). Every process needs the same one: copy it from where "
+            "the service runs already, or from your backup. If it is lost for good: `sublet up --new-keys`."
+        ) from None
+    return keys
+
+
+def _rule_of(rule: RepositorySettings) -> RepositoryRule:
+    return RepositoryRule(rule.match, rule.forks, frozenset(rule.events), frozenset(rule.actors))
 
 
 def forges_of(

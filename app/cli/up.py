@@ -53,9 +53,14 @@ def become(words: Sequence[str]) -> NoReturn:
     "--port", type=click.IntRange(0, 65_535), help="Port to listen on, in place of [server] `port`; 0 takes a free one."
 )
 @click.option(
-    "--role", type=click.Choice(["all", "web", "engine"]), default="all", show_default=True, help="Which parts to run."
+    "--role",
+    type=click.Choice(["all", "web", "engine"]),
+    default="all",
+    show_default=True,
+    help="Which parts to run; other than all needs PostgreSQL.",
 )
-def up(config: Path | None, data: Path, host: str | None, port: int | None, role: str) -> None:
+@click.option("--new-keys", is_flag=True, help="Go on though the key file is not that of the database; its secrets are lost.")
+def up(config: Path | None, data: Path, host: str | None, port: int | None, role: str, new_keys: bool) -> None:
     """Run the service in the foreground, until Ctrl-C.
 
     Without a settings file and without a forge in the environment it runs the demo, which needs no account.
@@ -63,7 +68,7 @@ def up(config: Path | None, data: Path, host: str | None, port: int | None, role
     loaded = checked(config)  # what is wrong is said here, whole, before anything starts
     for warning in loaded.warnings:
         hint(f"Warning: {warning}")
-    words = ["--role", role]
+    words = ["--role", role, *(["--new-keys"] if new_keys else [])]
     file = chosen_config(config)
     if file is not None:
         words += ["--config", str(file)]

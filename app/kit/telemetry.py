@@ -176,6 +176,7 @@ DELIVERY_RESULTS = (
     "recorded", "duplicate", "stale", "ignored", "ping", "refused", "bad_signature", "bad_delivery", "too_large", "unavailable",
 )  # fmt: skip
 JOIN_RESULTS = ("joined", "again", "reused", "unknown", "ended")
+ROLES = ("all", "web", "engine")
 LOGIN_RESULTS = ("ok", "bad_link", "bad_token", "limited")
 
 
@@ -287,6 +288,16 @@ class Telemetry:
         self.build_info.set(1, version=version, currency=currency)
         self.database_up = gauge("database_up", "1 if the database answered the last look.")
         self.engine_beat_age = gauge("engine_beat_age_seconds", "Since the engine finished its last look; -1: never.")
+
+        self.replicas = gauge(
+            "replicas", "Processes on this database that are at work; another version than this one's is `other`.",
+            role=ROLES, version=[version],
+        )  # fmt: skip
+        self.replica_age = gauge(
+            "replica_age_seconds",
+            "Since the last word of the process of this role that spoke last; -1: there is none.",
+            role=ROLES,
+        )
 
         self.jobs_waiting = gauge("jobs_waiting", "Queued jobs that wait for a machine.", pool=pools)
         self.jobs_oldest_wait = gauge("jobs_oldest_wait_seconds", "The longest wait of a job that still waits.", pool=pools)

@@ -11,8 +11,9 @@ from starlette.responses import JSONResponse, Response
 
 from app.kit.telemetry import logger
 from app.web import api, auth, dashboard, docs_page, intake, live, nodes, people_api
-from app.web.doctor import beat_age, beat_late
+from app.web.doctor import beat_age, beat_late, engines_alive
 from app.web.errors import LoginNeeded, Problem, explain, reply, wants_page
+from app.web.head import Heads
 from app.web.pages import Pages
 from app.web.parts import WebParts
 from app.web.reads import Reads
@@ -50,6 +51,7 @@ def build(parts: WebParts) -> FastAPI:
     app.add_exception_handler(RequestValidationError, failed)
     deliveries = intake.Intake(parts)
     app.add_middleware(intake.Door, intake=deliveries)
+    app.add_middleware(Heads)
     app.add_middleware(Shield, clock=parts.clock, respond=respond, https=parts.settings.https)
     for routes in (
         service_router(parts, gate),
@@ -63,6 +65,22 @@ def build(parts: WebParts) -> FastAPI:
         docs_page.router(app, gate, pages, parts.settings.public_url),
     ):
         app.include_router(routes)
+    return app
+
+
+def build_probe(parts: WebParts) -> FastAPI:
+    """What a process without a web answers: whether it lives and works, and its metrics. Nothing else can be reached there."""
+    app = FastAPI(title="Sublet engine", version=parts.settings.version, docs_url=None, redoc_url=None, openapi_url=None)
+
+    def respond(request: Request, problem: Problem) -> Response:
+        return reply(problem, str(getattr(request.state, "request_id", "")))
+
+    async def failed(request: Request, error: Exception) -> Response:
+        return respond(request, explain(error))
+
+    app.add_exception_handler(HTTPException, failed)
+    app.add_middleware(Shield, clock=parts.clock, respond=respond, https=parts.settings.https)
+    app.include_router(service_router(parts, auth.Gate(parts)))
     return app
 
 

@@ -19,6 +19,7 @@ from app.store import people
 from app.store.db import Database
 from app.store.people import Role
 from app.web.errors import LoginNeeded, Problem
+from app.web.head import only_looks
 from app.web.pages import Pages, local_path
 from app.web.parts import WebParts
 from providers.contract import Secret
@@ -28,10 +29,12 @@ log = logger(__name__)
 OWNER = "admin"
 """The person whom the service's own links and tokens speak for."""
 CLI_LABEL = "command line on the service's own machine"
+"""With the machine's name: each has its own token, so that a service which starts on one ends no other's."""
 RANK: Mapping[Role, int] = {Role.VIEWER: 0, Role.OPERATOR: 1, Role.ADMIN: 2}
 SESSION_SECONDS = int(people.SESSION_LIFETIME.total_seconds())
 MOST_FAILURES, FAILURE_WINDOW = 10, 300.0
-"""Wrong links or tokens of one address within so many seconds; both are unguessable, this only keeps the noise down."""
+"""Wrong links or tokens of one address within so many seconds; both are unguessable, this only keeps the noise down.
+So each process counts for itself: behind a balancer a guesser has as many times more as there are webs, and no hope still."""
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
@@ -49,11 +52,18 @@ def issue_login_link(db: Database, now: datetime, person: str = OWNER) -> str:
     return f"/login?once={once}"
 
 
-def issue_cli_token(db: Database, now: datetime) -> Secret:
-    """A token for the CLI beside the service; the one issued before ends."""
+def issue_cli_token(db: Database, now: datetime, host: str = "") -> Secret:
+    """A token for the CLI beside the service on this machine; the one issued there before ends."""
+    label = f"{CLI_LABEL} {host}".strip()
     people.ensure_person(db, OWNER, Role.ADMIN, now)
-    people.revoke_labelled(db, OWNER, CLI_LABEL, now)
-    return issue_token(db, OWNER, CLI_LABEL, now)
+    people.revoke_labelled(db, OWNER, label, now)
+    return issue_token(db, OWNER, label, now)
+
+
+def is_owners(db: Database, token: str, now: datetime) -> bool:
+    """Whether this token speaks for the owner."""
+    person = people.token_person(db, hashed(token), now) if token else None
+    return person is not None and person.name == OWNER and person.role is Role.ADMIN
 
 
 def issue_token(db: Database, person: str, label: str, now: datetime, expires: datetime | None = None) -> Secret:
@@ -133,17 +143,17 @@ class Gate:
     async def log_in(self, request: Request, once: str) -> tuple[str, Visitor] | None:
         """Trade a link for a new session: the cookie's value and who it is. None: the link is no good any more."""
         parts, address = self._parts, address_of(request)
-        try:
-            self._failures.check(address, parts.clock.monotonic())
-        except Problem:
-            parts.telemetry.logins.add(result="limited")
-            raise
         session, csrf = secrets.token_urlsafe(32), secrets.token_urlsafe(24)
         now = parts.clock.now()
         made = None
         if 0 < len(once) <= 200:
             made = await parts.lane(people.redeem_link, parts.db, hashed(once), hashed(session), csrf, now)
-        if made is None:
+        if made is None:  # only then: whoever shares an address with somebody who guesses can still log in with a good link
+            try:
+                self._failures.check(address, parts.clock.monotonic())
+            except Problem:
+                parts.telemetry.logins.add(result="limited")
+                raise
             self._failed(address, "bad_link")
             return None
         parts.telemetry.logins.add(result="ok")
@@ -218,8 +228,9 @@ def router(parts: WebParts, gate: Gate, pages: Pages) -> APIRouter:
 
     @routes.get("/login")
     async def login(request: Request, once: str = "", next: str = "/") -> Response:
-        """A link logs in at once. A browser that only looks ahead (prefetch) gets a button, so that it does not use it up."""
-        if once and "prefetch" not in request.headers.get("sec-purpose", request.headers.get("purpose", "")):
+        """A link logs in at once. Whoever only looks (HEAD, prefetch) gets a button, so that the link is not used up."""
+        acts = bool(once) and not only_looks(request)
+        if acts:
             made = await gate.log_in(request, once)
             if made is not None:
                 answer = RedirectResponse(local_path(next), 303)
@@ -229,7 +240,7 @@ def router(parts: WebParts, gate: Gate, pages: Pages) -> APIRouter:
                 return answer
         if await gate.visitor(request) is not None:
             return RedirectResponse(local_path(next), 303)
-        if once and "prefetch" not in request.headers.get("sec-purpose", request.headers.get("purpose", "")):
+        if acts:
             trouble = "This login link was used before, or is older than 15 minutes."
             return pages.page(request, "login.html", None, 403, trouble=trouble, once="")
         return pages.page(request, "login.html", None, trouble="", once=once[:200])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Literal
 from urllib.parse import urlsplit
 
 from app.kit.telemetry import logger
+from app.store import replicas
+from app.store.replicas import Replica
 from app.web.parts import HealthCheck, WebParts
 from app.web.schema import Check
 from app.web.words import duration
@@ -17,6 +19,8 @@ log = logger(__name__)
 
 PATIENCE = 10.0
 """Seconds for one check; they run side by side."""
+SILENT = timedelta(seconds=15)
+"""A process says every 3 seconds that it lives; one that says nothing for so long is taken for ended."""
 Status = Literal["ok", "warn", "fail", "skip"]
 
 
@@ -30,8 +34,9 @@ async def examine(parts: WebParts) -> list[Check]:
     provider_fix = "Compare its [[provider]] settings with what the vendor shows."
     looks = [_ask(f"forge {name}", look, forge_fix) for name, look in parts.forge_checks.items()]
     looks += [_ask(f"provider {name}", look, provider_fix) for name, look in parts.providers.items()]
-    database, *others = await asyncio.gather(_database(parts), *looks)
-    found = [database, _engine(parts), _public_url(parts), _pools(parts), _repositories(parts), _secrets(parts)]
+    database, known, *others = await asyncio.gather(_database(parts), _replicas(parts), *looks)
+    ours = [_public_url(parts), _pools(parts), _repositories(parts), _secrets(parts)]
+    found = [database, _engine(parts, known), *(_replica(parts, one) for one in known), *ours]
     if not parts.forge_checks:
         text = "No forge is configured, so no job can come."
         found.append(check("forge", "warn", text, "Add [github] or [gitlab] to sublet.toml."))
@@ -71,12 +76,60 @@ def beat_age(parts: WebParts) -> timedelta | None:
 def beat_late(parts: WebParts) -> bool:
     """Whether the engine of this process has stopped looking."""
     age = beat_age(parts)
-    return parts.engine_beat is not None and (age is None or age.total_seconds() > max(3 * parts.settings.beat_seconds, 60))
+    late = age is None or age.total_seconds() > _longest_beat(parts.settings.beat_seconds)
+    return parts.engine_beat is not None and late
 
 
-def _engine(parts: WebParts) -> Check:
+async def _replicas(parts: WebParts) -> list[Replica]:
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return await parts.lane(replicas.listing, parts.db)
+    except Exception as error:  # noqa: BLE001  the check of the database says it
+        log.warning("replicas not read", error=f"{type(error).__name__}: {error}")
+        return []
+
+
+def is_alive(one: Replica, now: datetime, beat_seconds: float) -> bool:
+    """Whether it was heard lately and, if it moves leases, whether it still does: a process may live on and do nothing."""
+    heard = now - one.seen_at <= SILENT
+    if not one.moves_leases:
+        return heard
+    return heard and one.beat_at is not None and (now - one.beat_at).total_seconds() <= _longest_beat(beat_seconds)
+
+
+def _longest_beat(beat_seconds: float) -> float:
+    return max(3 * beat_seconds, 60)
+
+
+async def engines_alive(parts: WebParts) -> int:
+    """How many engines move leases, in whatever process; 0 where nobody can say."""
+    now, beat = parts.clock.now(), parts.settings.beat_seconds
+    return sum(one.moves_leases and is_alive(one, now, beat) for one in await _replicas(parts))
+
+
+def _replica(parts: WebParts, one: Replica) -> Check:
+    now = parts.clock.now()
+    heard = max(now - one.seen_at, timedelta(0))
+    what = {"all": "web and engine", "web": "web", "engine": "engine"}.get(one.role, one.role)
+    text = f"{what}, {one.version}, up {duration(now - one.started_at)}, heard {duration(heard)} ago."
+    name, fix = f"replica {one.name}"[:100], "Look at its log; restart it."
+    if heard > SILENT:
+        return check(name, "warn", f"{text} It is silent: killed, or cut off.", "Others do its work; start another.")
+    if one.moves_leases and not is_alive(one, now, parts.settings.beat_seconds):
+        return check(name, "warn", f"{text} Its engine does not look at leases.", fix)
+    if one.note:
+        return check(name, "warn", f"{text} {one.note}", fix)
+    return check(name, "ok", text)
+
+
+def _engine(parts: WebParts, known: Sequence[Replica]) -> Check:
     if parts.engine_beat is None:
-        return check("engine", "skip", "It runs in another process, not in this one.")
+        now, beat = parts.clock.now(), parts.settings.beat_seconds
+        alive = sum(one.moves_leases and is_alive(one, now, beat) for one in known)
+        if alive:
+            return check("engine", "ok", "1 is at work." if alive == 1 else f"{alive} are at work.")
+        text = "None is at work: deliveries are recorded, and every lease stays as it is."
+        return check("engine", "fail", text, "Start one: `sublet up --role engine`.")
     age = beat_age(parts)
     if age is None:
         return check("engine", "warn", "It has not finished its first look yet.", "Wait a moment; then look at the log.")

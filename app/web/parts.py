@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from urllib.parse import urlsplit
 
 from app.core.model import Pool, RepositoryRule
 from app.forges.contract import Forge
-from app.kit.bell import Bell
+from app.kit.bell import Ringing
 from app.kit.clock import Clock
 from app.kit.telemetry import Telemetry
 from app.kit.threads import Lane
@@ -48,7 +48,7 @@ class WebParts:
     lane: Lane  # the store's lane: every blocking call of the web goes through it
     forges: Mapping[str, Forge]  # by name, as in /hooks/{name}
     clock: Clock
-    bell: Bell  # rung after a fact was committed
+    bell: Ringing  # rung after a fact was committed: the engine's, wherever it runs
     vault: Vault
     pools: Mapping[str, Pool]  # by name
     repositories: Sequence[RepositoryRule]
@@ -57,4 +57,6 @@ class WebParts:
     telemetry: Telemetry
     providers: Mapping[str, HealthCheck]  # by name
     forge_checks: Mapping[str, HealthCheck]  # by name
+    forge_lanes: Mapping[str, Lane] = field(default_factory=dict[str, Lane])  # by name: where each forge is asked
     engine_beat: Callable[[], datetime | None] | None = None  # when the engine last looked; None: no engine in this process
+    replica: str = ""  # this process's name among all that serve the database

@@ -1,7 +1,8 @@
 """/metrics: gauges from the live rows, counters from what ended since the last scrape. The database is the only witness.
 
 So nothing is lost when the engine runs in another process, and nothing is counted that was not committed.
-Several web processes on one database each count everything: take `max`, not `sum`, over them."""
+Several processes on one database each count everything: take `max`, not `sum`, over them. Only what a process itself does
+is its own: requests, deliveries, logins, calls of providers and forges."""
 
 from __future__ import annotations
 
@@ -10,9 +11,9 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from app.core.model import Reason
-from app.kit.telemetry import logger
-from app.store import board, tally
-from app.web.doctor import beat_age
+from app.kit.telemetry import ROLES, logger
+from app.store import board, replicas, tally
+from app.web.doctor import beat_age, is_alive
 from app.web.parts import WebParts
 
 log = logger(__name__)
@@ -86,6 +87,15 @@ class Scrape:
         told.jobs_oldest_wait.replace(waits)
         pending = {(name,): max((now - since).total_seconds(), 0.0) for name, since in numbers.destroying.items()}
         told.destroy_pending.replace(pending)
+        known = await parts.lane(replicas.listing, parts.db)
+        alive: dict[tuple[str, str], float] = {}
+        for one in known:
+            if is_alive(one, now, parts.settings.beat_seconds):
+                alive[one.role, one.version] = alive.get((one.role, one.version), 0) + 1
+        told.replicas.replace(alive)
+        for role in ROLES:
+            ages = [(now - one.seen_at).total_seconds() for one in known if one.role == role]
+            told.replica_age.set(max(min(ages), 0.0) if ages else -1.0, role=role)
         told.orphans.replace({(name,): count for name, count in strangers.items()})
 
     async def _counters(self) -> None:
