@@ -77,6 +77,7 @@ class Phase(StrEnum):
     STOPPED = "stopped"  # off, but still there and possibly still billed: it must be destroyed
     DESTROYING = "destroying"
     FAILED = "failed"  # half-created or broken: it must be destroyed
+    ENDED = "ended"  # the vendor's record of one that is no more: nothing runs, nothing is billed from `ended_at` on
     UNKNOWN = "unknown"
 
 
@@ -173,6 +174,7 @@ class Instance:
     region: str = ""
     detail: str = ""  # the vendor's own word for the state
     key: str = ""  # the idempotency key it was ordered with, where the vendor shows it
+    ended_at: datetime | None = None  # with ENDED: when its bill ended, where the vendor shows it
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +238,9 @@ class Provider(Protocol):
         ...
 
     async def get(self, instance_id: str) -> Instance | None:
-        """The instance, or None once the provider itself says it is not there (proven absence)."""
+        """The instance, or None once the provider itself says it is not there (proven absence).
+
+        A vendor that keeps a record of ended instances may show it, as ENDED: that proves its absence too, and dates it."""
         ...
 
     async def owned(self, owner: str) -> Sequence[Instance]:

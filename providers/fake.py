@@ -55,6 +55,7 @@ class FakeSettings:
     honours_keys: bool = True
     unique_names: bool = True
     dead_man_switch: bool = False
+    keeps_records: bool = False  # of ended machines
     user_data_limit: int = 16384
     chaos: Decimal = Decimal(0)  # share of calls that get a random trouble
 
@@ -121,7 +122,9 @@ class FakeProvider:
     async def get(self, instance_id: str) -> Instance | None:
         def look() -> Instance | None:
             machine = self.cloud.machines.get(instance_id)
-            return None if machine is None or machine.phase(self.cloud.now) is None else self._instance(machine)
+            if machine is None or (machine.phase(self.cloud.now) is None and not self.cloud.keeps_records):
+                return None
+            return self._instance(machine)
 
         return await self._call("get", instance_id, look)
 
@@ -157,9 +160,11 @@ class FakeProvider:
         return self.cloud.capacity is not None and len(self.cloud.living()) >= self.cloud.capacity
 
     def _instance(self, machine: Machine) -> Instance:
-        phase = machine.phase(self.cloud.now) or Phase.DESTROYING  # gone, but a lagging list still shows it
+        # One that is gone has left a record, or a lagging list still shows it.
+        phase = machine.phase(self.cloud.now) or (Phase.ENDED if self.cloud.keeps_records else Phase.DESTROYING)
         detail = machine.why or phase.value
-        return Instance(machine.id, machine.tag, phase, machine.created_at, machine.region, detail, machine.key)
+        ended_at = machine.gone_at if phase is Phase.ENDED else None
+        return Instance(machine.id, machine.tag, phase, machine.created_at, machine.region, detail, machine.key, ended_at)
 
     async def _call(self, verb: str, subject: str, effect: Callable[[], T], meet: Callable[[Fault], T] | None = None) -> T:
         """One call of the API: trouble first, then the effect, then a line in the log."""
@@ -220,6 +225,7 @@ def make_cloud(name: str, settings: FakeSettings, clock: Clock) -> FakeCloud:
         honours_keys=settings.honours_keys,
         unique_names=settings.unique_names,
         dead_man_switch=settings.dead_man_switch,
+        keeps_records=settings.keeps_records,
     )
     cloud.faults.chaos = float(settings.chaos)
     cloud.shelf.append(

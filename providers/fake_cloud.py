@@ -170,6 +170,7 @@ class FakeCloud:
         honours_keys: bool = True,
         unique_names: bool = True,
         dead_man_switch: bool = False,
+        keeps_records: bool = False,
     ) -> None:
         self.clock = clock
         self.random = random.Random(seed)  # noqa: S311  for repeatable tests, not for secrets
@@ -182,6 +183,7 @@ class FakeCloud:
         self.honours_keys = honours_keys
         self.unique_names = unique_names
         self.dead_man_switch = dead_man_switch
+        self.keeps_records = keeps_records  # of ended machines, for an hour in lists and for ever by id
         self.faults = Faults()
         self.shelf: list[Offer] = []
         self.machines: dict[str, Machine] = {}
@@ -259,7 +261,8 @@ class FakeCloud:
         """What a listing shows: with a lag, neither the newest machines nor the newest ends."""
         then = self.now - self.faults.list_lag
         mine = (machine for machine in self.machines.values() if machine.owner == owner and machine.created_at <= then)
-        return [machine for machine in mine if machine.gone_at is None or machine.gone_at > then]
+        shown = then - HOUR if self.keeps_records else then
+        return [machine for machine in mine if machine.gone_at is None or machine.gone_at > shown]
 
     def invoice(self, now: datetime | None = None) -> Invoice:
         """What is owed by `now`, a machine a line, in the order of creation."""

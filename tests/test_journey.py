@@ -299,10 +299,10 @@ async def test_an_orphan_is_destroyed_only_when_it_was_seen_twice(database: Data
         ours = world.living()[0]
         machine = world.cloud.make(_order_like(ours), at=world.clock.now())
         machine.tag = "sublet-nobody-1"
-        assert await reaper.reap(world.service.deps) == 0
+        assert await reaper.survey(world.service.deps) == 0
         assert len(world.living()) == 2
         world.clock.advance(timedelta(minutes=1))
-        assert await reaper.reap(world.service.deps) == 1
+        assert await reaper.survey(world.service.deps) == 1
         assert [left.tag for left in world.living()] == [ours.tag]
         await world.run_until(world.all_released)
         assert world.github.conclusion(key) == "success"

@@ -36,6 +36,19 @@ def accrued(lease: Lease, now: datetime) -> Decimal:
     return price(billed(used, lease.granularity, lease.minimum), lease.price_per_hour).quantize(QUANTUM, ROUND_HALF_UP)
 
 
+def stray_charge(lease: Lease, instance_id: str, created_at: datetime, gone_at: datetime) -> Charge | None:
+    """What an instance cost that came under the tag of `lease` beside or after its own; None where no price is known.
+
+    If it is the lease's own, come back after its books were closed, only the time since then is charged."""
+    if lease.price_per_hour is None:
+        return None
+    if instance_id == lease.instance_id and lease.gone_at is not None:
+        created_at = max(created_at, lease.gone_at)
+    used = billed(gone_at - created_at, lease.granularity, lease.minimum)
+    amount = price(used, lease.price_per_hour).quantize(QUANTUM, ROUND_HALF_UP)
+    return Charge(lease.id, ChargeKind.STRAY, created_at, max(gone_at, created_at), lease.price_per_hour, amount, lease.currency)
+
+
 def close(lease: Lease, spans: Sequence[Span]) -> tuple[Charge, ...]:
     """The charges of a released lease, split by what the time was spent on; their sum is `accrued` to the last digit.
 

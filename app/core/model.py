@@ -182,6 +182,7 @@ class Job:
     lease_id: str = ""
     cleared_at: datetime | None = None  # when its run was found to be one that may spend money here; before that, no demand
     heard_at: datetime | None = None  # the forge's last word on it, by webhook or by poll
+    heard_by: str = ""  # how it was heard of first: "webhook" or "poll"
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +284,7 @@ class Lease:
     granularity: timedelta = timedelta(seconds=1)
     minimum: timedelta = timedelta(0)
     asked_at: datetime | None = None  # when create was first asked: money may be owed from here
+    last_asked_at: datetime | None = None  # when create was asked last: a late effect of it may still come
     billed_from: datetime | None = None  # when the provider says that the instance came to be
     create_key: str = ""
     instance_id: str = ""
@@ -331,6 +333,7 @@ class ChargeKind(StrEnum):
     JOB = "job"
     AFTER_JOB = "after_job"
     ROUNDING = "rounding"  # the provider's granularity and minimum
+    STRAY = "stray"  # an instance under the lease's tag that was not its own: doubled, or late
 
 
 @dataclass(frozen=True, slots=True)

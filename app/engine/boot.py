@@ -7,7 +7,7 @@ from app.core.model import Lease, Reason
 from app.core.proof import failed, prove
 from app.core.states import State
 from app.engine.step import Answer, Deps, Move, Wait
-from app.engine.watch import lost
+from app.engine.watch import lost, rest
 
 
 async def wait_for_node(lease: Lease, deps: Deps) -> Answer:
@@ -17,7 +17,7 @@ async def wait_for_node(lease: Lease, deps: Deps) -> Answer:
     gone = await lost(lease, deps)
     if isinstance(gone, str):
         return Move(State.DESTROYING, Reason.INSTANCE_LOST, gone)
-    return Wait(deps.timing.watch.total_seconds(), "Waiting for the node's first call.")
+    return Wait(rest(lease, deps), "Waiting for the node's first call.")
 
 
 async def check_node(lease: Lease, deps: Deps) -> Answer:
@@ -26,7 +26,7 @@ async def check_node(lease: Lease, deps: Deps) -> Answer:
         gone = await lost(lease, deps)
         if isinstance(gone, str):
             return Move(State.DESTROYING, Reason.INSTANCE_LOST, gone)
-        return Wait(deps.timing.watch.total_seconds(), "Waiting for what the node measures.")
+        return Wait(rest(lease, deps), "Waiting for what the node measures.")
     checks = prove(sharpen(lease.need, lease.ask, lease.key.labels), lease.facts)
     no = failed(checks)
     if no:

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -21,6 +21,7 @@ from app.store import lease_views
 from providers.contract import (
     Availability,
     Instance,
+    Need,
     NoCapacity,
     Offer,
     Order,
@@ -32,6 +33,7 @@ from providers.contract import (
     Unclear,
 )
 
+LATELY = timedelta(seconds=1)  # a list that was asked for so long ago is new enough to look for an instance in
 ASK_TIMEOUT = 20.0  # seconds for one provider's offers; the others do not wait for it
 
 
@@ -40,7 +42,7 @@ async def choose(lease: Lease, deps: Deps) -> Answer:
     pool = deps.pool_of(lease)
     need = sharpen(lease.need, lease.ask, lease.key.labels)
     names = [name for name in (pool.providers or tuple(deps.providers)) if name in deps.providers]
-    answers = await asyncio.gather(*(_offers(deps.providers[name], need) for name in names))
+    answers = await asyncio.gather(*(_offers(deps.providers[name], need, deps) for name in names))
     offers = [offer for answer in answers if not isinstance(answer, str) for offer in answer]
     troubles = [f"Provider {name}: {answer}" for name, answer in zip(names, answers, strict=True) if isinstance(answer, str)]
     now = deps.clock.now()
@@ -72,10 +74,10 @@ async def choose(lease: Lease, deps: Deps) -> Answer:
     )
 
 
-async def _offers(provider: Provider, need: Any) -> Sequence[Offer] | str:
+async def _offers(provider: Provider, need: Need, deps: Deps) -> Sequence[Offer] | str:
     try:
         async with asyncio.timeout(ASK_TIMEOUT):
-            told = await provider.offers(need)
+            told = await deps.inventory.offers(provider.name, need)
         good = sound(told, provider.name, provider.traits)
     except TimeoutError:
         return f"no answer within {ASK_TIMEOUT:.0f} s"
@@ -123,18 +125,19 @@ async def create(lease: Lease, deps: Deps) -> Answer:
     now = deps.clock.now()
     first = lease.asked_at is None
     if lease.asked_at is not None:  # asked before, and no answer was written down: look before asking again
-        found = await _find(provider, deps.owner, lease.tag)
+        patient = (lease.last_asked_at or lease.asked_at) + provider.traits.unknown_window
+        found = await _find(lease, deps)
         if isinstance(found, Instance):
             return _created(lease, found, now)
-        patient = lease.asked_at + provider.traits.unknown_window
-        if found is not None or (now < patient and not (provider.traits.idempotent_create or provider.traits.unique_names)):
-            wait = pause(lease.tries, first=2.0, longest=30.0)
-            return Wait(wait, found or "Waiting until a late create would show in the provider's list.", failed=True)
+        sure = provider.traits.idempotent_create or provider.traits.unique_names
+        if isinstance(found, str) or (found <= patient and not sure):
+            wait = found if isinstance(found, str) else "Waiting until a late create would show in the provider's list."
+            return Wait(pause(lease.tries, first=2.0, longest=30.0), wait, failed=True)
     token = await _join_token(lease, deps)
     values: dict[str, Any] = {} if token is None else token[1]
     if first:
         values["asked_at"] = now
-    if values and not await deps.keep(lease, **values):
+    if not await deps.keep(lease, **values, last_asked_at=now):
         return Wait(0)
     join_token = (
         token[0] if token is not None else Secret(deps.vault.open(await _sealed(lease, deps), f"join:{lease.id}").decode())
@@ -160,6 +163,7 @@ async def create(lease: Lease, deps: Deps) -> Answer:
             raise Unclear("the answer names another machine")
         return _created(replace(lease, asked_at=lease.asked_at or now), instance, deps.clock.now())
     except NoCapacity as error:
+        deps.inventory.forget_offers(lease.provider)
         return Move(State.DESTROYING, Reason.NO_CAPACITY, str(error), nothing)
     except Refused as error:
         return Move(State.DESTROYING, Reason.PROVIDER_REFUSED, str(error), nothing)
@@ -178,12 +182,13 @@ def _created(lease: Lease, instance: Instance, now: datetime) -> Move:
     )
 
 
-async def _find(provider: Provider, owner: str, tag: str) -> Instance | str | None:
-    """The instance under this tag, None if the whole list lacks it, or a sentence if the list could not be had."""
+async def _find(lease: Lease, deps: Deps) -> Instance | datetime | str:
+    """The instance under the lease's tag; or since when a whole list lacks it; or a sentence if the list could not be had."""
     try:
-        return next((instance for instance in await provider.owned(owner) if instance.tag == tag), None)
+        listing = await deps.inventory.since(lease.provider, deps.clock.now() - LATELY)
     except ProviderError as error:
         return f"The provider's list could not be read: {error}"
+    return next(iter(listing.by_tag.get(lease.tag, ())), listing.at)
 
 
 async def _join_token(lease: Lease, deps: Deps) -> tuple[Secret, dict[str, Any]] | None:

@@ -1,9 +1,10 @@
-"""claim -> station under a deadline -> apply; sleep, or be hinted awake."""
+"""claim -> station under a deadline -> apply; sleep, or be hinted awake. Chores run beside it, each on its own beat."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
@@ -11,8 +12,8 @@ import structlog
 from app.core.model import LATE_REASON, Lease, Reason
 from app.core.states import LIVE, RULES, State, way_out
 from app.engine import beacon, bill, boot, enlist, launch, reaper, reconcile, runner, teardown
-from app.engine.step import Answer, Deps, Move, Station, Wait, deadline, pause
-from app.store import leases, sweep
+from app.engine.step import Answer, Deps, Move, Station, Timing, Wait, deadline, pause
+from app.store import duties, leases, sweep
 
 log = structlog.get_logger()
 
@@ -29,34 +30,61 @@ STATIONS: Mapping[State, Station] = {
 }
 GENTLE = frozenset({State.REGISTERING, State.IDLE, State.BUSY})
 """Where a drain (not a destroy) is left to the station, or means "after the job"."""
+NEWS = frozenset({State.BUSY, State.DRAINING, State.DESTROYING, State.RELEASED})
+"""A lease that comes here covers other demand than before: plan anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """Work beside the leases. A shared one is done by one engine for all: by whichever finds it due."""
+
+    name: str
+    period: Callable[[Timing], timedelta]
+    work: Callable[[Deps], Awaitable[object]]
+    shared: bool = True
+
+
+async def _tidy(deps: Deps) -> None:
+    await deps.store(sweep.tidy, deps.db, deps.clock.now())
+
+
+CHORES = (
+    Chore("learn", lambda _: timedelta(seconds=1), enlist.learn, shared=False),
+    Chore("survey", lambda timing: timing.watch, reaper.survey),
+    Chore("forge sweep", lambda timing: timing.forge_sweep, reaper.reap_runners),
+    Chore("beacon", lambda _: timedelta(minutes=1), beacon.tend),
+    Chore("tidy", lambda _: timedelta(days=1), _tidy),
+)
 
 
 class Engine:
     """Moves leases. `run` works until cancelled; `beat` does all that is due now, for tests on a manual clock."""
 
-    def __init__(self, deps: Deps) -> None:
+    def __init__(self, deps: Deps, chores: tuple[Chore, ...] = CHORES) -> None:
         self.deps = deps
+        self.name = deps.token(8)  # of this engine, among others on the same database
         self.last_beat: datetime | None = None  # readiness looks at its age
         self.planning = True  # False: no new lease; those that live go on to their end
+        self._chores = chores
+        self._due: dict[str, datetime] = {}  # of the chores, where `beat` drives them
         self._looks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Work for ever. Every chore runs on its own beat, so that a slow forge or provider holds up no lease."""
-        timing = self.deps.timing
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._every(timedelta(seconds=1), self._learn, "learn"))
-            group.create_task(self._every(timing.sweep, self._reap, "sweep"))
-            group.create_task(self._every(timing.forge_sweep, self._reap_runners, "forge sweep"))
-            group.create_task(self._every(timing.sweep, self._light, "beacon"))
-            group.create_task(self._every(timedelta(days=1), self._tidy, "tidy"))
+            for chore in self._chores:
+                group.create_task(self._every(chore))
             group.create_task(self._lead())
 
     async def _lead(self) -> None:
-        failures = 0
+        failures, heard, sown = 0, -1, float("-inf")
+        beat = self.deps.timing.beat.total_seconds()
         while True:
-            nap = self.deps.timing.beat.total_seconds()
+            nap = beat
             try:
-                await self.sow()
+                if heard != self.deps.bell.rings or self.deps.clock.monotonic() - sown >= beat:
+                    heard, sown = self.deps.bell.rings, self.deps.clock.monotonic()
+                    await self.sow()
                 room = self.deps.timing.width - len(self._looks)
                 claimed = await self._claim(room) if room > 0 else []
                 for lease in claimed:
@@ -77,34 +105,32 @@ class Engine:
         self._looks.discard(task)
         if not task.cancelled():
             task.exception()
-        self.deps.bell.ring()
+        self.deps.bell.nudge()  # there is room, and the lease has a new time at which it is due
 
-    async def _every(self, period: timedelta, chore: Callable[[], Awaitable[object]], name: str) -> None:
+    async def _every(self, chore: Chore) -> None:
         failures = 0
         while True:
-            try:
-                await chore()
-                failures = 0
-            except Exception as error:  # noqa: BLE001  one chore that fails stops no other
-                failures += 1
-                log.error("engine.chore_failed", chore=name, error=f"{type(error).__name__}: {error}"[:500])
-            await self.deps.clock.sleep(max(period.total_seconds(), pause(failures) if failures else 0.0))
+            done = await self.tend(chore)
+            failures = 0 if done else failures + 1
+            pace = chore.period(self.deps.timing).total_seconds()
+            await self.deps.clock.sleep(max(pace, pause(failures) if failures else 0.0))
 
-    async def _learn(self) -> None:
-        if await enlist.learn(self.deps):
-            self.deps.bell.ring()
-
-    async def _reap(self) -> None:
-        await reaper.reap(self.deps)
-
-    async def _reap_runners(self) -> None:
-        await reaper.reap_runners(self.deps)
-
-    async def _light(self) -> None:
-        await beacon.tend(self.deps)
-
-    async def _tidy(self) -> None:
-        await self.deps.store(sweep.tidy, self.deps.db, self.deps.clock.now())
+    async def tend(self, chore: Chore) -> bool:
+        """Do a chore once, unless another engine does it in this period. False: it failed; nothing else stops for that."""
+        deps = self.deps
+        try:
+            # A little less than the period, so that an engine which wakes a moment early does not leave it out.
+            period = chore.period(deps.timing) * 0.9
+            if chore.shared and not await deps.store(duties.take, deps.db, chore.name, self.name, deps.clock.now(), period):
+                return True
+            if await chore.work(deps):
+                deps.bell.ring()
+            if chore.shared:
+                await deps.store(duties.done, deps.db, chore.name, deps.clock.now())
+        except Exception as error:  # noqa: BLE001  one chore that fails stops no other
+            log.error("engine.chore_failed", chore=chore.name, error=f"{type(error).__name__}: {error}"[:500])
+            return False
+        return True
 
     async def sow(self) -> None:
         """Place new jobs, plan leases, book released ones. What fails here keeps no lease from its end."""
@@ -116,9 +142,13 @@ class Engine:
                 log.error("engine.chore_failed", chore=chore.__name__, error=f"{type(error).__name__}: {error}"[:500])
 
     async def beat(self) -> int:
-        """Everything that is due at this moment, looks one after another; how many leases were looked at."""
+        """Everything that is due at this moment, chores and looks, one after another; how many leases were looked at."""
         looked = 0
-        await enlist.learn(self.deps)
+        for chore in self._chores:
+            now = self.deps.clock.now()
+            if now >= self._due.get(chore.name, now):
+                self._due[chore.name] = now + chore.period(self.deps.timing)
+                await self.tend(chore)
         while True:
             await self.sow()
             claimed = await self._claim(self.deps.timing.width)
@@ -130,13 +160,14 @@ class Engine:
                 return looked
 
     async def stop(self) -> None:
-        """Let the looks in flight end: none is cut in the middle."""
+        """Let the looks in flight end: none is cut in the middle. What is still held is let go of, for others to go on."""
         if self._looks:
             await asyncio.wait(self._looks, timeout=self.deps.timing.hold.total_seconds())
+        await self.deps.store(leases.free_claims, self.deps.db, self.name)
 
     async def _claim(self, limit: int) -> list[Lease]:
         deps = self.deps
-        return await deps.store(leases.claim, deps.db, deps.token(8), deps.clock.now(), limit, deps.timing.hold)
+        return await deps.store(leases.claim, deps.db, self.name, deps.clock.now(), limit, deps.timing.hold)
 
     async def _until_next_due(self, longest: float) -> float:
         due = await self.deps.store(leases.next_due, self.deps.db)
@@ -145,13 +176,16 @@ class Engine:
         return min(max((due - self.deps.clock.now()).total_seconds(), 0.0), longest)
 
     async def look(self, lease: Lease) -> None:
-        """One look at one claimed lease: whatever happens, the row is left claimable and nothing is lost."""
-        with structlog.contextvars.bound_contextvars(lease=lease.name, state=str(lease.state)):
-            answer = await self._answer(lease)
-            try:
-                await self._apply(lease, answer)
-            except Exception as error:  # noqa: BLE001  the claim runs out and somebody looks again
-                log.error("engine.apply_failed", error=f"{type(error).__name__}: {error}"[:500])
+        """Look at one claimed lease until it waits: whatever happens, the row is left claimable and nothing is lost."""
+        held: Lease | None = lease
+        while held is not None:
+            with structlog.contextvars.bound_contextvars(lease=held.name, state=str(held.state)):
+                answer = await self._answer(held)
+                try:
+                    held = await self._apply(held, answer)
+                except Exception as error:  # noqa: BLE001  the claim runs out and somebody looks again
+                    log.error("engine.apply_failed", error=f"{type(error).__name__}: {error}"[:500])
+                    return
 
     async def _answer(self, lease: Lease) -> Answer:
         forced = route(lease, self.deps)
@@ -166,7 +200,8 @@ class Engine:
             log.error("engine.look_failed", error=f"{type(error).__name__}: {error}"[:500])
             return Wait(pause(lease.tries), f"A look failed: {type(error).__name__}. It is tried again.", failed=True)
 
-    async def _apply(self, lease: Lease, answer: Answer) -> None:
+    async def _apply(self, lease: Lease, answer: Answer) -> Lease | None:
+        """Write the answer down. The lease as it now is, still held, if there is more to do at once; else None."""
         deps, now = self.deps, self.deps.clock.now()
         if isinstance(answer, Wait):
             until = now + timedelta(seconds=answer.seconds)
@@ -175,8 +210,7 @@ class Engine:
             await deps.store(
                 leases.rest, deps.db, lease, until=until, note=answer.note, values=answer.values, failed=answer.failed, now=now
             )
-            return
-        limit = deadline(answer.to, lease, deps.pool_of(lease), now)
+            return None
         moved = await deps.store(
             leases.move,
             deps.db,
@@ -186,12 +220,15 @@ class Engine:
             text=answer.text,
             values=answer.values,
             now=now,
-            deadline=limit,
-            due=now,
+            deadline=deadline(answer.to, lease, deps.pool_of(lease), now),
+            hold=None if answer.to is State.RELEASED else deps.timing.hold,
         )
-        if moved:
-            log.info("lease.moved", to=str(answer.to), reason=str(answer.reason or ""), text=answer.text)
+        if moved is None:
+            return None
+        log.info("lease.moved", to=str(answer.to), reason=str(answer.reason or ""), text=answer.text)
+        if answer.to in NEWS:
             deps.bell.ring()
+        return moved if answer.to is not State.RELEASED else None
 
 
 def route(lease: Lease, deps: Deps) -> Move | None:

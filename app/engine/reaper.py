@@ -1,37 +1,43 @@
-"""Seen twice, owned by no lease: destroy it."""
+"""One list per provider and beat: leases that miss their instance are woken, and instances that miss a lease are destroyed."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 import structlog
 
 from app.core.model import Scope
+from app.engine.inventory import Listing
 from app.engine.step import Deps
 from app.forges.contract import ForgeError, ForgeRefused, RunnerBusy
-from app.store import audit, jobs, lease_views, sweep
-from providers.contract import Instance, ProviderError
+from app.store import audit, jobs, lease_views, strays, sweep
+from app.store.strays import Owned, Stray
+from providers.contract import Instance, Phase, ProviderError
 
 APART = timedelta(seconds=45)  # between the two sightings; more than any list lags behind a create whose row is there
 REMEMBERED = timedelta(days=7)  # scopes whose last job is older are left alone
 SWEEP_TIMEOUT = 60.0  # seconds for one provider
 LEAST = 3  # so many orphans may go without asking a person, however small the fleet
+GONE = (Phase.STOPPED, Phase.FAILED, Phase.ENDED)
 
 log = structlog.get_logger()
 
 
-async def reap(deps: Deps) -> int:
-    """One sweep over every provider; how many orphans were destroyed. One bad provider delays no other."""
-    return sum(await asyncio.gather(*(_sweep_in_time(name, deps) for name in deps.providers)))
+async def survey(deps: Deps) -> int:
+    """One look at every provider; how many strays were proven gone. One bad provider delays no other."""
+    now = deps.clock.now()
+    if now - deps.since > deps.timing.silent:
+        await deps.store(strays.wake_silent, deps.db, now - deps.timing.silent, now)
+    return sum(await asyncio.gather(*(_survey_in_time(name, deps) for name in deps.providers)))
 
 
-async def _sweep_in_time(name: str, deps: Deps) -> int:
+async def _survey_in_time(name: str, deps: Deps) -> int:
     try:
         async with asyncio.timeout(SWEEP_TIMEOUT):
-            return await _sweep(name, deps)
+            return await _survey(name, deps)
     except TimeoutError:
         log.warning("sweep.unreadable", provider=name, error=f"no end within {SWEEP_TIMEOUT:.0f} s")
     except ProviderError as error:
@@ -39,28 +45,90 @@ async def _sweep_in_time(name: str, deps: Deps) -> int:
     return 0
 
 
-async def _sweep(name: str, deps: Deps) -> int:
-    provider = deps.providers[name]
-    before = await deps.store(lease_views.live_tags, deps.db)
-    listed = await provider.owned(deps.owner)
-    after = await deps.store(lease_views.live_tags, deps.db)  # a lease may have come while the list was read
-    strangers = {instance.id: instance for instance in listed if instance.tag not in before and instance.tag not in after}
+async def _survey(name: str, deps: Deps) -> int:
+    before = await deps.store(strays.owned, deps.db, name)
+    listing = await deps.inventory.since(name, deps.clock.now())
+    after = await deps.store(strays.owned, deps.db, name)  # a lease may have come while the list was read
+    gone, back = _missed(before, after, listing)
+    await deps.store(strays.miss, deps.db, gone, back, deps.clock.now())
+    strangers = await _strangers(name, before, after, listing, deps)
     twice = await deps.store(sweep.sight, deps.db, f"provider:{name}", set(strangers), deps.clock.now(), APART)
-    orphans = [strangers[thing] for thing in sorted(twice)]
-    if len(orphans) > max(LEAST, len(listed) // 5):
-        await _ask_a_person(name, orphans, len(listed), deps)
-        return 0
-    gone = 0
-    for orphan in orphans:
-        log.warning("sweep.orphan", provider=name, instance=orphan.id, tag=orphan.tag)
-        text = f"{name} lists {orphan.tag}, which no live lease owns; seen twice."
-        await deps.store(audit.note, deps.db, deps.clock.now(), "reaper", "instance.orphan", f"instance:{orphan.id}", text)
+    found = {thing: (strangers[thing].tag, strangers[thing].created_at) for thing in twice}
+    await deps.store(strays.find, deps.db, name, found, deps.clock.now())
+    return await _clear(name, strangers, after, listing, deps)
+
+
+def _missed(before: Mapping[str, Owned], after: Mapping[str, Owned], listing: Listing) -> tuple[list[str], list[str]]:
+    """Leases whose instance the list lacks or shows as stopped, and those whose instance it shows again. A lease that got
+    its instance while the list was read is in neither."""
+    gone: list[str] = []
+    back: list[str] = []
+    for tag, owned in before.items():
+        if not owned.watched or tag not in after:
+            continue
+        instance = listing.by_id.get(owned.instance_id)
+        if instance is None or instance.phase in GONE:
+            gone.extend([] if owned.missing else [owned.lease_id])
+        elif owned.missing:
+            back.append(owned.lease_id)
+    return gone, back
+
+
+async def _strangers(
+    name: str, before: Mapping[str, Owned], after: Mapping[str, Owned], listing: Listing, deps: Deps
+) -> dict[str, Instance]:
+    """Instances that are no live lease's own: under a tag that no live lease has, or second ones under a tag that one has.
+
+    A record of an ended instance is one, too, where no lease has it in its books: it has cost money."""
+    odd: dict[str, Instance] = {}
+    for instance in listing.instances:
+        owners = [owned for owned in (before.get(instance.tag), after.get(instance.tag)) if owned is not None]
+        if not owners or all(owned.instance_id not in ("", instance.id) for owned in owners):
+            odd[instance.id] = instance
+    ended = {instance.id: instance.tag for instance in odd.values() if instance.phase is Phase.ENDED}
+    if ended:
+        books = await deps.store(strays.known_tags, deps.db, set(ended.values()))
+        closed = await deps.store(strays.known, deps.db, name, set(ended))
+        for thing, tag in ended.items():
+            if books.get(tag, thing) == thing or thing in closed:
+                del odd[thing]
+    return odd
+
+
+async def _clear(name: str, strangers: Mapping[str, Instance], after: Mapping[str, Owned], listing: Listing, deps: Deps) -> int:
+    """Destroy the strays that are written down, until each is proven gone. Too many new ones at once wait for a person."""
+    found = await deps.store(strays.open_ones, deps.db, name)
+    mine = {owned.instance_id for owned in after.values()}
+    for stray in [stray for stray in found if stray.instance_id in mine]:
+        await deps.store(strays.forget, deps.db, stray)  # a lease has found its own after all
+        found.remove(stray)
+    ended = {thing for thing, instance in strangers.items() if instance.phase is Phase.ENDED}
+    unasked = [one for one in found if one.asked_at is None and one.confirmed_at is None and one.instance_id not in ended]
+    if len(unasked) > max(LEAST, len(listing.instances) // 5):
+        await _ask_a_person(name, unasked, len(listing.instances), deps)
+        found = [stray for stray in found if stray not in unasked]
+    cleared = 0
+    for stray in found:
         try:
-            await provider.destroy(orphan.id)
-            gone += 1
-        except ProviderError as error:  # one that stays hides no other; the next sweep asks again
-            log.warning("sweep.kept", provider=name, instance=orphan.id, error=str(error))
-    return gone
+            cleared += await _destroy(stray, strangers.get(stray.instance_id), deps)
+        except ProviderError as error:  # one that stays hides no other; the next survey asks again
+            log.warning("sweep.kept", provider=name, instance=stray.instance_id, error=str(error))
+    return cleared
+
+
+async def _destroy(stray: Stray, shown: Instance | None, deps: Deps) -> bool:
+    provider = deps.providers[stray.provider]
+    if shown is None or shown.phase is not Phase.ENDED:
+        await deps.store(strays.ask, deps.db, stray, deps.clock.now())
+        log.warning("sweep.orphan", provider=stray.provider, instance=stray.instance_id, tag=stray.tag, tries=stray.tries)
+        await provider.destroy(stray.instance_id)
+        shown = await provider.get(stray.instance_id)
+        if shown is not None and shown.phase is not Phase.ENDED:
+            return False
+    now = deps.clock.now()
+    at = now if shown is None or shown.ended_at is None else min(shown.ended_at, now)
+    await deps.store(strays.gone, deps.db, stray, at, now)
+    return True
 
 
 async def reap_runners(deps: Deps) -> int:
@@ -92,8 +160,10 @@ async def _sweep_scope(name: str, scope: Scope, deps: Deps) -> int:
     return len(twice)
 
 
-async def _ask_a_person(name: str, orphans: Sequence[Instance], listed: int, deps: Deps) -> None:
-    """An old backup or a wrong database makes everything look like an orphan: stop and say so."""
-    text = f"{len(orphans)} of {listed} instances of {name} have no lease. Nothing was destroyed: is this the right database?"
-    log.error("sweep.stopped", provider=name, orphans=len(orphans), listed=listed)
-    await deps.store(audit.note, deps.db, deps.clock.now(), "reaper", "sweep.stopped", f"provider:{name}", text)
+async def _ask_a_person(name: str, found: Sequence[Stray], listed: int, deps: Deps) -> None:
+    """An old backup or a wrong database makes everything look like an orphan: stop and say so, once for each episode."""
+    log.error("sweep.stopped", provider=name, orphans=len(found), listed=listed)
+    newest = max(stray.found_at for stray in found)
+    if deps.clock.now() - newest < deps.timing.watch:  # told when they were found; the Health page shows them until it ends
+        text = f"{len(found)} of {listed} instances of {name} have no lease. Nothing was destroyed: is this the right database?"
+        await deps.store(audit.note, deps.db, deps.clock.now(), "reaper", "sweep.stopped", f"provider:{name}", text)

@@ -8,7 +8,7 @@ from app.core.model import Lease, Reason
 from app.core.states import State
 from app.engine.seal import seal
 from app.engine.step import Answer, Deps, Move, Wait, pause
-from app.engine.watch import lost, silent
+from app.engine.watch import lost, rest, silent
 from app.forges.contract import Forge, ForgeDown, ForgeRefused, NameTaken, RunnerBusy, RunnerOrder
 from app.store import lease_views
 
@@ -38,7 +38,7 @@ async def register(lease: Lease, deps: Deps) -> Answer:
         if gone is not None:
             return Move(State.DRAINING, Reason.INSTANCE_LOST, gone)
         waiting_for = "take its credential" if lease.credential_taken_at is None else "bring its runner online"
-        return Wait(deps.timing.watch.total_seconds(), f"Waiting for the node to {waiting_for}.")
+        return Wait(rest(lease, deps), f"Waiting for the node to {waiting_for}.")
     return await _mint(lease, deps)
 
 
@@ -81,7 +81,7 @@ async def _mint(lease: Lease, deps: Deps) -> Answer:
         return Wait(pause(lease.tries, first=2.0), f"{forge.name} refuses to register a runner: {error}", failed=True)
     sealed = seal(deps.vault, minted.credential, f"credential:{lease.id}")
     return Wait(
-        deps.timing.watch.total_seconds(),
+        rest(lease, deps),
         "Waiting for the node to take its credential.",
         values={"runner_id": minted.runner_id, "credential": sealed},
     )
@@ -98,9 +98,9 @@ async def wait_for_job(lease: Lease, deps: Deps) -> Answer:
     if lease.job_started_at is not None or lease.job_id:
         return await _busy(lease, deps)
     if lease.runner_exited_at is not None:
-        rest = lease.runner_exited_at + SETTLE - now
-        if rest > timedelta(0):
-            return Wait(rest.total_seconds(), "The runner has ended; waiting for the forge's word on its job.")
+        left = lease.runner_exited_at + SETTLE - now
+        if left > timedelta(0):
+            return Wait(left.total_seconds(), "The runner has ended; waiting for the forge's word on its job.")
         if (
             lease.runner_exit == 0
         ):  # GitHub takes an idle one-job runner away after minutes, and it exits 0 (actions/runner #4726)
@@ -117,7 +117,7 @@ async def wait_for_job(lease: Lease, deps: Deps) -> Answer:
     gone = await lost(lease, deps)
     if gone is not None:
         return Move(State.DRAINING, Reason.INSTANCE_LOST, gone)
-    return Wait(min(deps.timing.watch, idle_until - now).total_seconds(), "The runner is online and waits for its job.")
+    return Wait(min(rest(lease, deps), (idle_until - now).total_seconds()), "The runner is online and waits for its job.")
 
 
 async def _give_back(lease: Lease, deps: Deps, reason: Reason, text: str) -> Answer:
@@ -161,7 +161,7 @@ async def watch_job(lease: Lease, deps: Deps) -> Answer:
     if silent(lease, deps) and await _forge_says_free(lease, deps):
         return Move(State.DRAINING, Reason.NODE_SILENT, "The node is silent and the forge says that its runner has no job.")
     note = "The node is silent; the forge still counts its runner as busy." if silent(lease, deps) else "The job runs."
-    return Wait(deps.timing.watch.total_seconds(), note)
+    return Wait(rest(lease, deps), note)
 
 
 async def _forge_says_free(lease: Lease, deps: Deps) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from app.core.model import Lease, Pool, Reason, RepositoryRule
 from app.core.states import RULES, State
+from app.engine.inventory import Inventory
 from app.forges.contract import Forge
 from app.kit.bell import Bell
 from app.kit.clock import Clock
@@ -48,10 +49,11 @@ class Timing:
 
     beat: timedelta = timedelta(seconds=5)  # the longest sleep of the loop
     hold: timedelta = timedelta(seconds=90)  # how long a claim lasts; also the deadline of one look
-    watch: timedelta = timedelta(seconds=20)  # how often a live instance is looked up at its provider
+    watch: timedelta = timedelta(seconds=20)  # how often each provider is asked for its list of our instances
+    rest: timedelta = timedelta(hours=1)  # until a lease is looked at to which nothing happens
+    hush: timedelta = timedelta(seconds=30)  # so long after its last word a node may be dead; several heartbeats
     silent: timedelta = timedelta(minutes=3)  # a node that says nothing for so long is taken for dead
     ban: timedelta = timedelta(minutes=1)  # of an offer that failed once
-    sweep: timedelta = timedelta(minutes=1)
     forge_sweep: timedelta = timedelta(minutes=15)  # one list call per scope: GitHub counts calls by the hour
     beacon: timedelta = timedelta(minutes=30)
     width: int = 64  # looks at once
@@ -70,6 +72,7 @@ class Deps:
     repositories: tuple[RepositoryRule, ...]
     clock: Clock
     bell: Bell
+    asking: Mapping[str, Bell]  # one for each forge: rung when there may be something to ask it
     vault: Vault
     timing: Timing
     owner: str  # our owner tag at every provider
@@ -78,6 +81,7 @@ class Deps:
     node_ca: str | None  # PEM that nodes pin, if the service has its own CA
     token: Callable[[int], str]  # unguessable hex of so many bytes
     below: Callable[[int], int]  # a random number from 0 to n - 1
+    inventory: Inventory
     since: datetime  # when this service started: before that it heard no node
 
     @property

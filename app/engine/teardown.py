@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from app.core.model import Lease, Reason
 from app.core.states import State
 from app.engine.step import Answer, Deps, Move, Wait, pause
-from app.engine.watch import meter
+from app.engine.watch import ended, meter
 from app.forges.contract import ForgeDown, ForgeRefused, RunnerBusy
 from app.store import lease_views
-from providers.contract import Provider, ProviderError, Throttled
+from providers.contract import Phase, Provider, ProviderError, Throttled
 
+LATELY = timedelta(seconds=1)  # a list that was asked for so long ago is new enough to look for an instance in
 OVERRULE = frozenset(
     {
         Reason.OPERATOR,
@@ -30,6 +33,8 @@ async def drain(lease: Lease, deps: Deps) -> Answer:
     forge = deps.forges.get(lease.key.forge)
     if forge is None or not lease.runner_name:
         return Move(State.DESTROYING, text="No runner was registered.")
+    if forge.single_use and lease.job_id and (lease.job_done_at is not None or lease.runner_exit == 0):
+        return Move(State.DESTROYING, text=f"{forge.name} takes runner {lease.runner_name} off by itself after its one job.")
     installation, _ = await deps.store(lease_views.mint_hints, deps.db, lease)
     try:
         if lease.runner_id:
@@ -69,8 +74,9 @@ async def destroy(lease: Lease, deps: Deps) -> Answer:
         return Wait(max(error.wait.total_seconds(), 1.0), str(error), failed=True)
     except ProviderError as error:
         return Wait(pause(lease.tries), f"{lease.provider} did not destroy it yet: {error}", failed=True)
-    if instance is None:
-        return Move(State.RELEASED, text=f"{lease.provider} no longer has it.", values={"gone_at": deps.clock.now()})
+    if instance is None or instance.phase is Phase.ENDED:
+        gone_at = ended(lease, instance, deps.clock.now())
+        return Move(State.RELEASED, text=f"{lease.provider} no longer has it.", values={"gone_at": gone_at})
     return Wait(
         pause(lease.tries, first=0.2, longest=30.0), f"{lease.provider} still shows it as {instance.phase}.", failed=True
     )
@@ -78,14 +84,15 @@ async def destroy(lease: Lease, deps: Deps) -> Answer:
 
 async def _look_for_it(lease: Lease, deps: Deps, provider: Provider) -> Answer:
     """A create without a clear answer: it is gone only when the list lacks it and a late create is past its time."""
-    found = next((instance for instance in await provider.owned(deps.owner) if instance.tag == lease.tag), None)
+    now = deps.clock.now()
+    patient = (lease.last_asked_at or lease.asked_at or now) + provider.traits.unknown_window
+    listing = await deps.inventory.since(lease.provider, now - LATELY)
+    found = next(iter(listing.by_tag.get(lease.tag, ())), None)
     if found is not None:
-        if not await deps.keep(lease, instance_id=found.id, **meter(lease, found, deps.clock.now())):
+        if not await deps.keep(lease, instance_id=found.id, **meter(lease, found, now)):
             return Wait(0)
         return Wait(0, f"Found {found.id} under the lease's tag.")
-    patient = (lease.asked_at or deps.clock.now()) + provider.traits.unknown_window
-    if deps.clock.now() < patient:
-        return Wait(
-            pause(lease.tries, first=2.0, longest=30.0), "Waiting until a late create would show in the list.", failed=True
-        )
-    return Move(State.RELEASED, text=f"{lease.provider} never had it.", values={"gone_at": deps.clock.now()})
+    if listing.at <= patient:
+        wait = min(pause(lease.tries, first=2.0, longest=30.0), max((patient - now).total_seconds() + 0.1, 1.0))
+        return Wait(wait, "Waiting until a late create would show in the list.", failed=True)
+    return Move(State.RELEASED, text=f"{lease.provider} never had it.", values={"gone_at": now})

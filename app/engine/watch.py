@@ -17,13 +17,27 @@ def meter(lease: Lease, instance: Instance, now: datetime) -> dict[str, Any]:
     return {"billed_from": min(max(instance.created_at, lease.asked_at), now)}
 
 
-async def lost(lease: Lease, deps: Deps) -> str | None:
-    """A sentence if the provider says that the instance has ended; None if it lives or nobody can say.
+def ended(lease: Lease, instance: Instance | None, now: datetime) -> datetime:
+    """When a machine that is proven gone went: as its vendor's record says, else now. A vendor's clock cannot move it
+    before the machine began to cost, nor after now."""
+    told = None if instance is None else instance.ended_at
+    if told is None or told.tzinfo is None:
+        return now
+    return min(max(told, lease.billed_from or lease.asked_at or told), now)
 
-    Lists lag, so absence counts only after the provider's own unknown window has passed since the create."""
+
+async def lost(lease: Lease, deps: Deps) -> str | None:
+    """A sentence if the instance has ended; None if it lives or nobody can say.
+
+    Asked only about an instance that the provider's list lacks or shows as stopped (the sweep writes that down), so that
+    a fleet at rest costs no calls. What the provider then says of this one instance counts, once lists have had time to
+    catch up; and a node that has spoken since is alive, whatever the provider says."""
     provider = deps.providers.get(lease.provider)
-    if provider is None or not lease.instance_id:
+    if provider is None or not lease.instance_id or lease.missing_at is None:
         return None
+    heard = lease.heartbeat_at or lease.joined_at
+    if heard is not None and deps.clock.now() < max(heard, lease.missing_at) + deps.timing.hush:
+        return None  # one source's word: its node has spoken a moment ago
     try:
         instance = await provider.get(lease.instance_id)
     except ProviderError:
@@ -31,7 +45,7 @@ async def lost(lease: Lease, deps: Deps) -> str | None:
     if instance is None:
         settled = lease.asked_at is None or deps.clock.now() >= lease.asked_at + provider.traits.unknown_window
         return f"{lease.provider} no longer has the instance {lease.instance_id}." if settled else None
-    if instance.phase in (Phase.STOPPED, Phase.FAILED):
+    if instance.phase in (Phase.STOPPED, Phase.FAILED, Phase.ENDED):
         detail = f" ({instance.detail})" if instance.detail else ""
         return f"{lease.provider} says that the instance is {instance.phase}{detail}."
     return None
@@ -43,3 +57,11 @@ def silent(lease: Lease, deps: Deps) -> bool:
     if last is None:
         return False
     return deps.clock.now() - max(last, deps.since) > deps.timing.silent
+
+
+def rest(lease: Lease, deps: Deps) -> float:
+    """Seconds until a lease that waits for a fact is looked at again: a fact wakes it, and so does the sweep that misses
+    its instance or its node; only one that is being missed is looked at often. The state's deadline comes first anyway."""
+    if lease.missing_at is not None or silent(lease, deps):
+        return deps.timing.watch.total_seconds() / 2
+    return deps.timing.rest.total_seconds()

@@ -16,8 +16,14 @@ class Bell:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self.rings = 0  # so that whoever was woken knows whether there is news
 
     def ring(self) -> None:
+        self.rings += 1
+        self._event.set()
+
+    def nudge(self) -> None:
+        """Wake whoever waits, without news."""
         self._event.set()
 
     async def wait(self, seconds: float) -> bool:

@@ -139,12 +139,14 @@ def claim(db: Database, worker: str, now: datetime, limit: int, hold: timedelta)
         return sorted((lease_of(row) for row in conn.execute(statement)), key=lambda one: (one.due, one.id))
 
 
-def free_claims(db: Database) -> int:
-    """Let go of every claim: for the one process that may use this database, at its start. How many there were.
+def free_claims(db: Database, worker: str | None = None) -> int:
+    """Let go of every claim of a worker that ends in order, so that others need not wait for them to run out. How many.
 
-    A process that was killed leaves its claims behind; nobody else can be at work on them."""
+    Without a worker, of everybody's: for the one process that may use this database, at its start. One that was killed
+    leaves its claims behind, and nobody else can be at work on them."""
+    whose = lease.c.claim != "" if worker is None else lease.c.claim.startswith(f"{worker[:40]}:", autoescape=True)
     with db.write() as conn:
-        return conn.execute(sa.update(lease).where(LIVE, lease.c.claim != "").values(claim="", claimed_until=None)).rowcount
+        return conn.execute(sa.update(lease).where(LIVE, whose).values(claim="", claimed_until=None)).rowcount
 
 
 def keep(db: Database, held: Lease, values: Mapping[str, Any], now: datetime) -> bool:
@@ -179,32 +181,40 @@ def move(
     values: Mapping[str, Any],
     now: datetime,
     deadline: datetime | None,
-    due: datetime,
-) -> bool:
-    """Let go in the next state, with its span and its audit row. The first reason wins.
+    due: datetime | None = None,
+    hold: timedelta | None = None,
+) -> Lease | None:
+    """On to the next state, with its span and its audit row: held for `hold` more, or let go of until `due`.
 
-    False: somebody else went on, or the lease is there already. Raises IllegalMove where the table has no arrow."""
+    Returns the lease as it now is. None: somebody else went on, or the lease is there already. The first reason wins.
+    Raises IllegalMove where the table has no arrow."""
     if not judge(held.state, to):
-        return False
+        return None
     text = clean(text, 2_000)
     changes = lease_changes(values) | {"state": str(to), "entered_at": now, "deadline": deadline, "tries": 0, "note": text}
-    changes |= {"claim": "", "claimed_until": None, "due": _unless_news(held, due, now), "version": lease.c.version + 1}
+    changes["version"] = lease.c.version + 1
+    if hold is None:
+        changes |= {"claim": "", "claimed_until": None, "due": _unless_news(held, due or now, now)}
+    else:
+        changes |= {"claimed_until": now + hold, "due": now}
     if reason is not None:
         changes["reason_text"] = sa.case((lease.c.reason.is_(None), text), else_=lease.c.reason_text)
         changes["reason"] = sa.func.coalesce(lease.c.reason, str(reason))
     if to in DOWN:
         changes |= WIPED
     with db.write() as conn:
-        if conn.execute(_held(held).values(**changes)).rowcount != 1:
-            return False
+        row = conn.execute(_held(held).values(**changes).returning(*LEASE_COLUMNS)).first()
+        if row is None:
+            return None
         left = sa.update(span).where(span.c.lease_id == held.id, span.c.state == held.state, span.c.left_at.is_(None))
         conn.execute(left.values(left_at=now))
         conn.execute(sa.insert(span).values(lease_id=held.id, state=str(to), entered_at=now, note=text))
         if to is State.RELEASED:
-            conn.execute(sa.delete(node_session).where(node_session.c.lease_id == held.id))
+            over = sa.update(node_session).where(node_session.c.lease_id == held.id, node_session.c.expires_at > now)
+            conn.execute(over.values(expires_at=now))
         detail = {"from": held.state} | ({} if reason is None else {"reason": reason})
         audit.write(conn, at=now, actor="engine", action=f"lease.{to}", object=f"lease:{held.id}", text=text, detail=detail)
-    return True
+    return lease_of(row)
 
 
 def _held(held: Lease) -> sa.Update:

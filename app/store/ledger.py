@@ -26,25 +26,30 @@ def book(db: Database, lease_id: str, charges: Sequence[Charge], now: datetime) 
     with db.write() as conn:
         if conn.execute(sa.update(lease).where(*open_books).values(booked_at=now)).rowcount != 1:
             return False
-        rows = [
-            {
-                "lease_id": one.lease_id,
-                "kind": str(one.kind),
-                "since": one.since,
-                "until": one.until,
-                "price_per_hour": one.price_per_hour,
-                "amount": one.amount,
-                "currency": one.currency,
-                "booked_at": now,
-            }
-            for one in charges
-        ]
-        if rows:
-            conn.execute(sa.insert(charge), rows)
+        append(conn, charges, now)
         sums = sum_up(charges)
         text = ", ".join(f"{amount:f} {currency}" for currency, amount in sorted(sums.items())) or "nothing owed"
         audit.write(conn, at=now, actor="engine", action="lease.booked", object=f"lease:{lease_id}", text=text, detail=sums)
     return True
+
+
+def append(conn: sa.Connection, charges: Sequence[Charge], now: datetime) -> None:
+    """Add charges, inside the caller's transaction, which must make sure that it does so once."""
+    rows = [
+        {
+            "lease_id": one.lease_id,
+            "kind": str(one.kind),
+            "since": one.since,
+            "until": one.until,
+            "price_per_hour": one.price_per_hour,
+            "amount": one.amount,
+            "currency": one.currency,
+            "booked_at": now,
+        }
+        for one in charges
+    ]
+    if rows:
+        conn.execute(sa.insert(charge), rows)
 
 
 def charges(db: Database, lease_id: str) -> list[Charge]:

@@ -131,9 +131,9 @@ async def test_a_cloud_that_never_answers_the_sweep_hides_no_orphan_of_another(
             await honest(instance_id)
 
         monkeypatch.setattr(world.providers["good"], "destroy", keeps_one)
-        assert await reaper.reap(world.service.deps) == 0
+        assert await reaper.survey(world.service.deps) == 0
         world.clock.advance(timedelta(minutes=1))
-        assert await reaper.reap(world.service.deps) == 1
+        assert await reaper.survey(world.service.deps) == 1
         assert [machine.id for machine in world.living()] == refused
 
 

@@ -1,0 +1,46 @@
+"""Work that one engine does for all of them: whoever finds it due takes it, until it is due again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from app.store.db import Database
+from app.store.rows import clean
+from app.store.tables import duty
+
+
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """One kind of shared work, as it was last done."""
+
+    name: str
+    due: datetime
+    holder: str
+    done_at: datetime | None
+    note: str
+
+
+def take(db: Database, name: str, holder: str, now: datetime, period: timedelta) -> bool:
+    """True for exactly one caller in each period. Whoever took it and died costs one period, no more."""
+    row = {"name": name, "due": now + period, "holder": clean(holder, 60)}
+    with db.write() as conn:
+        mine = sa.update(duty).where(duty.c.name == name, duty.c.due <= now)
+        if conn.execute(mine.values(due=row["due"], holder=row["holder"])).rowcount == 1:
+            return True
+        return conn.execute(db.insert(duty).values(**row).on_conflict_do_nothing()).rowcount == 1
+
+
+def done(db: Database, name: str, now: datetime, note: str = "") -> None:
+    """The work was done to its end; `note` is for people, or for whoever does it next."""
+    with db.write() as conn:
+        conn.execute(sa.update(duty).where(duty.c.name == name).values(done_at=now, note=clean(note, 1_000)))
+
+
+def listing(db: Database) -> list[Duty]:
+    """All of them, by name."""
+    columns = (duty.c.name, duty.c.due, duty.c.holder, duty.c.done_at, duty.c.note)
+    with db.read() as conn:
+        return [Duty(*row) for row in conn.execute(sa.select(*columns).order_by(duty.c.name))]

@@ -1,0 +1,197 @@
+"""Instances under our owner tag that are no lease's own, and instances that a lease misses: what the sweep writes down."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from app.core.billing import stray_charge
+from app.core.model import Lease
+from app.core.states import ORDER, State
+from app.store import audit, ledger
+from app.store.db import Database
+from app.store.lease_views import one
+from app.store.rows import clean
+from app.store.tables import LIVE, lease, stray
+
+WATCHED = frozenset(str(state) for state in State if ORDER[State.BOOTING] <= ORDER[state] < ORDER[State.DESTROYING])
+SPEAKING = (State.PROVING, State.REGISTERING, State.IDLE, State.BUSY)
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """What a live lease has at its provider."""
+
+    lease_id: str
+    tag: str
+    instance_id: str  # empty: its create has no clear answer yet
+    watched: bool  # it has an instance and is not being destroyed
+    missing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """One instance that costs money for nobody."""
+
+    provider: str
+    instance_id: str
+    tag: str
+    lease_id: str  # that once owned the tag; empty: nobody knows it
+    created_at: datetime | None
+    found_at: datetime
+    asked_at: datetime | None
+    confirmed_at: datetime | None  # when a person said that it may go
+    tries: int
+    gone_at: datetime | None
+
+
+_STRAY = tuple(stray.c[name] for name in Stray.__dataclass_fields__)
+
+
+def owned(db: Database, provider: str) -> dict[str, Owned]:
+    """tag -> what the live leases at this provider have; those that have asked nobody for anything yet own nothing."""
+    missing = sa.case((lease.c.missing_at.is_(None), 0), else_=1)  # in a list of columns, SQLite's IS NULL is not to be trusted
+    query = sa.select(lease.c.id, lease.c.tag, lease.c.instance_id, lease.c.state, missing)
+    with db.read() as conn:
+        return {
+            tag: Owned(lease_id, tag, instance_id, bool(instance_id) and state in WATCHED, bool(missed))
+            for lease_id, tag, instance_id, state, missed in conn.execute(query.where(LIVE, lease.c.provider == provider))
+        }
+
+
+def known_tags(db: Database, tags: Collection[str]) -> dict[str, str]:
+    """tag -> the instance that the lease of this tag has or had, for tags that any lease ever had."""
+    if not tags:
+        return {}
+    query = sa.select(lease.c.tag, lease.c.instance_id).where(lease.c.tag.in_(sorted(tags)))
+    with db.read() as conn:
+        return {str(row.tag): str(row.instance_id) for row in conn.execute(query)}
+
+
+def miss(db: Database, gone: Collection[str], back: Collection[str], now: datetime) -> None:
+    """Write down which leases' instances the last list lacks, or shows as stopped, and wake them; and which it shows again."""
+    if not gone and not back:
+        return
+    with db.write() as conn:
+        if gone:
+            lost = sa.update(lease).where(LIVE, lease.c.id.in_(sorted(gone)), lease.c.missing_at.is_(None))
+            conn.execute(lost.values(missing_at=now, due=now, version=lease.c.version + 1))
+        if back:
+            found = sa.update(lease).where(LIVE, lease.c.id.in_(sorted(back)))
+            conn.execute(found.values(missing_at=None, version=lease.c.version + 1))
+
+
+def wake_silent(db: Database, heard_before: datetime, now: datetime) -> int:
+    """Leases whose node has said nothing since then are looked at now; how many. One that is looked at anyway is left alone."""
+    quiet = sa.func.coalesce(lease.c.heartbeat_at, lease.c.joined_at, type_=lease.c.due.type) < heard_before
+    asleep = sa.update(lease).where(LIVE, lease.c.state.in_(SPEAKING), quiet, lease.c.claim == "", lease.c.due > now)
+    with db.write() as conn:
+        return conn.execute(asleep.values(due=now, version=lease.c.version + 1)).rowcount
+
+
+# --- strays
+
+
+def find(db: Database, provider: str, found: Mapping[str, tuple[str, datetime | None]], now: datetime) -> None:
+    """Write down strays: instance id -> its tag, and when the provider says that it was made. A known one stays as it is."""
+    if not found:
+        return
+    with db.write() as conn:
+        leases = dict(
+            conn.execute(
+                sa.select(lease.c.tag, lease.c.id).where(lease.c.tag.in_(sorted({tag for tag, _ in found.values()})))
+            ).all()
+        )
+        for instance_id, (tag, created_at) in sorted(found.items()):
+            row = {
+                "provider": provider,
+                "instance_id": clean(instance_id, 200),
+                "tag": clean(tag, 200),
+                "lease_id": leases.get(tag, ""),
+                "created_at": created_at,
+                "found_at": now,
+            }
+            if conn.execute(db.insert(stray).values(**row).on_conflict_do_nothing()).rowcount == 1:
+                text = f"{provider} lists {tag}, which is no lease's own; seen twice."
+                audit.write(
+                    conn,
+                    at=now,
+                    actor="reaper",
+                    action="instance.orphan",
+                    object=f"instance:{instance_id}",
+                    text=clean(text, 500),
+                )
+
+
+def open_ones(db: Database, provider: str | None = None) -> list[Stray]:
+    """Strays that are not proven gone, the oldest first."""
+    query = sa.select(*_STRAY).where(stray.c.gone_at.is_(None)).order_by(stray.c.found_at, stray.c.instance_id)
+    if provider is not None:
+        query = query.where(stray.c.provider == provider)
+    with db.read() as conn:
+        return [Stray(*row) for row in conn.execute(query)]
+
+
+def confirm(db: Database, provider: str, actor: str, now: datetime) -> int:
+    """A person says that the strays found so far may go, however many; how many that were. Audited."""
+    waiting = (
+        stray.c.provider == provider,
+        stray.c.gone_at.is_(None),
+        stray.c.asked_at.is_(None),
+        stray.c.confirmed_at.is_(None),
+    )
+    with db.write() as conn:
+        count = conn.execute(sa.update(stray).where(*waiting).values(confirmed_at=now)).rowcount
+        if count:
+            text = f"{count} instances that no lease owns may be destroyed."
+            audit.write(conn, at=now, actor=actor, action="sweep.confirmed", object=f"provider:{provider}", text=text)
+    return count
+
+
+def ask(db: Database, one_stray: Stray, now: datetime) -> None:
+    """Written before its end is asked for."""
+    with db.write() as conn:
+        asked = sa.func.coalesce(stray.c.asked_at, sa.literal(now, stray.c.asked_at.type))
+        conn.execute(_this(one_stray).values(asked_at=asked, tries=stray.c.tries + 1))
+
+
+def forget(db: Database, one_stray: Stray) -> None:
+    """It turned out to be a lease's own."""
+    this = (stray.c.provider == one_stray.provider, stray.c.instance_id == one_stray.instance_id)
+    with db.write() as conn:
+        conn.execute(sa.delete(stray).where(*this))
+
+
+def gone(db: Database, one_stray: Stray, at: datetime, now: datetime) -> None:
+    """Proven gone. Its cost is booked on the lease that once owned the tag, at that lease's price; else nobody knows it."""
+    with db.write() as conn:
+        closed = _this(one_stray).where(stray.c.gone_at.is_(None)).values(gone_at=at, booked_at=now)
+        if conn.execute(closed).rowcount != 1:
+            return
+        owner: Lease | None = one(conn, lease.c.id == one_stray.lease_id) if one_stray.lease_id else None
+        charge = (
+            None
+            if owner is None
+            else stray_charge(owner, one_stray.instance_id, one_stray.created_at or one_stray.found_at, at)
+        )
+        if charge is not None:
+            ledger.append(conn, [charge], now)
+        text = "Its cost is not known." if charge is None else f"It cost {charge.amount:f} {charge.currency}."
+        name = f"instance:{one_stray.instance_id}"
+        audit.write(conn, at=now, actor="reaper", action="instance.gone", object=name, text=text)
+
+
+def known(db: Database, provider: str, instance_ids: Collection[str]) -> set[str]:
+    """Those of the instances that are written down as strays, open or closed."""
+    if not instance_ids:
+        return set()
+    query = sa.select(stray.c.instance_id).where(stray.c.provider == provider, stray.c.instance_id.in_(sorted(instance_ids)))
+    with db.read() as conn:
+        return set(conn.scalars(query))
+
+
+def _this(one_stray: Stray) -> sa.Update:
+    return sa.update(stray).where(stray.c.provider == one_stray.provider, stray.c.instance_id == one_stray.instance_id)
