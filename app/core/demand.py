@@ -43,11 +43,14 @@ def _reaches(scope: Scope, job: Job) -> bool:
 
 
 def demand(queued: Sequence[Job], pools: Mapping[str, Pool]) -> tuple[Demand, ...]:
-    """Count queued jobs by key, oldest first within a key and between keys; jobs not placed in a pool count nowhere."""
+    """Count queued jobs by key, oldest first within a key and between keys.
+
+    Jobs that are in no pool, or whose run was not found to be one that may spend, count nowhere."""
     groups: dict[DemandKey, list[Job]] = {}
     for job in queued:
         if (
             job.state is not JobState.QUEUED
+            or job.cleared_at is None
             or job.pool is None
             or job.pool not in pools
             or job.scope is None

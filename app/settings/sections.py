@@ -187,6 +187,9 @@ class RepositorySettings(Section):
     """Whether jobs of forks may run. Default false: whoever opens a pull request from a fork chooses the code."""
     events: tuple[Words, ...] = ()
     """Events whose jobs may run, as the forge names them. Default: the usual ones that no stranger can start."""
+    actors: tuple[Words, ...] = ()
+    """User names, or patterns over them, of those who may set a run going; `dependabot[[]bot]` for a name with brackets.
+    Default: anybody whom the forge lets start such a run. Whoever re-runs a job counts, not who ran it first."""
 
 
 class EngineSettings(Section):

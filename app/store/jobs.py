@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -37,6 +37,7 @@ LIMITS: Mapping[str, int] = {
     "installation": 100,
 }
 MOST_LABELS = 100
+HEARD_AGAIN = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,8 @@ def record(db: Database, records: Sequence[Record], now: datetime) -> list[Recor
         changes: dict[str, list[Job]] = {}
         for item, new in zip(records, fresh, strict=True):
             if new and item.job is not None and _fits(item.job):
-                changes.setdefault(item.job.id, []).append(admissible(item.job))
+                told = replace(admissible(item.job), heard_by="webhook" if item.guid else "poll")
+                changes.setdefault(item.job.id, []).append(told)
         before = _merge(db, conn, changes, now)
     answers: list[Recorded] = []
     for item, new in zip(records, fresh, strict=True):
@@ -122,7 +124,7 @@ def admissible(job: Job) -> Job:
         values["labels"] = tuple(clean(label, 256) for label in job.labels[:MOST_LABELS])
     values |= {"forge": clean(job.forge, 60), "key": clean(job.key, 120), "attempt": whole(job.attempt)}
     ours = {"seen_at": None, "pool": None, "scope": None, "not_ours": "", "wait": "", "lease_id": ""}
-    return replace(job, **values, **ours)
+    return replace(job, **values, **ours, cleared_at=None, heard_at=None, heard_by="")
 
 
 def join(known: Job, told: Job) -> Job:
@@ -169,18 +171,23 @@ def _merge(db: Database, conn: sa.Connection, changes: Mapping[str, Sequence[Job
         bound = _bind(conn, merged.values(), now)
         merged |= {job_id: replace(merged[job_id], lease_id=row["the_id"]) for job_id, row in bound.items()}
         written = set(known)
-        new = [job_values(one) for job_id, one in merged.items() if job_id not in known]
+        new = [job_values(replace(one, heard_at=now)) for job_id, one in merged.items() if job_id not in known]
         if new:
             statement = db.insert(job).on_conflict_do_nothing().returning(job.c.id)
             written |= {str(job_id) for job_id in conn.execute(statement, new).scalars()}
-        changed = [one for job_id, one in merged.items() if job_id in known and one != known[job_id]]
+        changed = [one for job_id, one in merged.items() if job_id in known and _news(known[job_id], one, now)]
         if changed:
-            conn.execute(_UPDATE, [{"the_id": one.id, **_without_id(one)} for one in changed])
+            conn.execute(_UPDATE, [{"the_id": one.id, **_without_id(one), "heard_at": now} for one in changed])
         news = [row for job_id, row in bound.items() if job_id in written and row.pop("news")]
         if news:
             conn.execute(_TELL, sorted(news, key=itemgetter("the_id")))
         pending = [job_id for job_id in pending if job_id not in written]
     return before
+
+
+def _news(known: Job, merged: Job, now: datetime) -> bool:
+    """Something that is worth a write: a fact, or after a while only that it was heard of again."""
+    return merged != known or known.heard_at is None or known.heard_at < now - HEARD_AGAIN
 
 
 def _without_id(job: Job) -> dict[str, Any]:
@@ -236,59 +243,14 @@ def _between(earliest: datetime, told: datetime | None, now: datetime) -> dateti
 # --- what we make of them
 
 
-def unplaced(db: Database, limit: int = 100) -> list[Job]:
-    """Jobs whose labels are known and that nobody has looked at yet, the oldest first: in no pool, nor known as not ours."""
-    query = _select().where(job.c.state.in_(OPEN), job.c.labels.is_not(None), job.c.pool.is_(None), job.c.not_ours == "")
-    return _all(db, query.order_by(job.c.seen_at, job.c.id).limit(limit))
-
-
-def unlabelled(db: Database, forges: Iterable[str], limit: int = 100) -> list[Job]:
-    """Jobs of these forges that have begun to wait and whose labels nobody knows yet, the oldest first."""
-    query = _select().where(job.c.state.in_((JobState.QUEUED, JobState.IN_PROGRESS)), job.c.forge.in_(sorted(forges)))
-    query = query.where(job.c.labels.is_(None), job.c.pool.is_(None), job.c.not_ours == "")
-    return _all(db, query.order_by(job.c.seen_at, job.c.id).limit(limit))
-
-
-def place(
-    db: Database,
-    job_id: str,
-    *,
-    labels: Sequence[str] | None,
-    pool: str | None,
-    scope: Scope | None,
-    not_ours: str,
-    now: datetime,
-) -> bool:
-    """Write down whose job it is: a pool's, in a scope, or nobody's, with a sentence. `labels` None: as they are.
+def place(db: Database, job_id: str, *, pool: str | None, scope: Scope | None, not_ours: str) -> bool:
+    """Write down whose job it is: a pool's, in a scope, or nobody's, with a sentence.
 
     False: there is no such job, or it is in a pool already."""
     values: dict[str, Any] = {"pool": pool, "scope": None if scope is None else str(scope), "not_ours": clean(not_ours, 1_000)}
-    if labels is not None:
-        values["labels"] = [clean(label, 256) for label in labels[:MOST_LABELS]]
     with db.write() as conn:
         found = conn.execute(sa.update(job).where(job.c.id == job_id, job.c.pool.is_(None)).values(**values))
         return found.rowcount == 1
-
-
-def reconsider(db: Database, still: Callable[[Job], bool] = lambda _: True) -> int:
-    """Look again at every open job that was not ours (the settings may have a pool for it now), and at every waiting one
-    that is not `still` where it was placed. Returns how many."""
-    ours = sa.update(job).where(job.c.state.in_(OPEN), job.c.pool.is_(None), job.c.not_ours != "").values(not_ours="")
-    placed = _select().where(job.c.state.in_((JobState.WAITING, JobState.QUEUED)), job.c.pool.is_not(None))
-    with db.write() as conn:
-        found = conn.execute(ours).rowcount
-        moved = [one.id for one in (job_of(row) for row in conn.execute(placed.order_by(job.c.id))) if not still(one)]
-        if moved:
-            conn.execute(_UPDATE, [{"the_id": job_id, "pool": None, "scope": None, "wait": ""} for job_id in moved])
-    return found + len(moved)
-
-
-def explain(db: Database, job_id: str, wait: str) -> None:
-    """A sentence for people: why an open job still waits. Written only where it is new."""
-    told = clean(wait, 1_000)
-    open_one = sa.update(job).where(job.c.id == job_id, job.c.state.in_(OPEN), job.c.wait != told)
-    with db.write() as conn:
-        conn.execute(open_one.values(wait=told))
 
 
 def scopes_since(db: Database, since: datetime) -> list[tuple[str, str, Scope]]:
@@ -300,8 +262,8 @@ def scopes_since(db: Database, since: datetime) -> list[tuple[str, str, Scope]]:
 
 
 def waiting(conn: sa.Connection) -> list[Job]:
-    """Queued jobs that have a pool, the oldest first."""
-    query = _select().where(job.c.state == JobState.QUEUED, job.c.pool.is_not(None))
+    """Queued jobs that have a pool and may spend, the oldest first."""
+    query = _select().where(job.c.state == JobState.QUEUED, job.c.pool.is_not(None), job.c.cleared_at.is_not(None))
     return [job_of(row) for row in conn.execute(query.order_by(sa.func.coalesce(job.c.queued_at, job.c.seen_at), job.c.id))]
 
 

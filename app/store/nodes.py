@@ -122,6 +122,12 @@ def lease_of(db: Database, session_hash: str, now: datetime) -> Lease | None:
         return None if lease_id is None else one(conn, sa.and_(lease.c.id == lease_id, lease.c.state != State.RELEASED))
 
 
+def had_session(db: Database, session_hash: str) -> bool:
+    """Whether this session was one of ours, though it may be over; forgotten a day after its end."""
+    with db.read() as conn:
+        return conn.scalar(sa.select(node_session.c.hash).where(node_session.c.hash == session_hash)) is not None
+
+
 def beat(db: Database, lease_id: str, session_hash: str, now: datetime, expires: datetime) -> bool:
     """The node lives, and its session lasts until `expires`. False: the session or the lease has ended."""
     session = (node_session.c.hash == session_hash, node_session.c.lease_id == lease_id, node_session.c.expires_at > now)
@@ -166,6 +172,15 @@ def _tell(conn: sa.Connection, lease_id: str, now: datetime, where: sa.ColumnEle
     """A fact: the engine looks at once, and a look that runs now will not sleep over it."""
     told = sa.update(lease).where(lease.c.id == lease_id, lease.c.state != State.RELEASED, where)
     return conn.execute(told.values(due=now, version=lease.c.version + 1, **values)).rowcount == 1
+
+
+def take_job(db: Database, lease_id: str, wanted: str) -> bool:
+    """A lease is for one job: True for the first that its node asks to start, however often it asks, and for no other."""
+    first = sa.update(lease).where(lease.c.id == lease_id, lease.c.first_job == "").values(first_job=wanted)
+    with db.write() as conn:
+        if conn.execute(first).rowcount == 1:
+            return True
+        return conn.scalar(sa.select(lease.c.first_job).where(lease.c.id == lease_id)) == wanted
 
 
 def take_credential(db: Database, lease_id: str, ticket_hash: str, now: datetime) -> Fetched:

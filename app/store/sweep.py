@@ -11,12 +11,13 @@ import sqlalchemy as sa
 
 from app.store.db import Database
 from app.store.rows import clean
-from app.store.tables import delivery, login_link, node_session, sighting, web_session
+from app.store.tables import delivery, login_link, node_session, run, sighting, web_session
 from app.store.tables import installation as installation_table
 
 ALPHABET = string.ascii_lowercase + string.digits
 KEPT_SESSIONS = timedelta(days=1)
 KEPT_DELIVERIES = timedelta(days=30)
+KEPT_RUNS = timedelta(days=40)  # an approval may come after 30; a run that was forgotten is asked for again
 
 
 def sight(db: Database, place: str, things: set[str], now: datetime, apart: timedelta) -> set[str]:
@@ -63,6 +64,7 @@ def tidy(db: Database, now: datetime) -> int:
         sa.delete(web_session).where(web_session.c.expires_at < now),
         sa.delete(login_link).where(login_link.c.expires_at < now - KEPT_SESSIONS),
         sa.delete(delivery).where(delivery.c.received_at < now - KEPT_DELIVERIES),
+        sa.delete(run).where(sa.func.coalesce(run.c.told_at, run.c.ask_after) < now - KEPT_RUNS),
     )
     with db.write() as conn:
         return sum(conn.execute(statement).rowcount for statement in old)

@@ -18,11 +18,12 @@ from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
 from app.core.labels import sharpen
-from app.core.model import Lease, Reason
-from app.core.rules import JobClaim, may_run
+from app.core.model import Job, JobState, Lease, Reason, Run
+from app.core.rules import Admission, JobClaim, may_run, objection
 from app.core.states import ORDER, State
+from app.forges.contract import ForgeError, ForgeRefused
 from app.kit.telemetry import logger
-from app.store import leases, nodes
+from app.store import leases, nodes, runs
 from app.store.rows import plain
 from app.store.vault import credential_context
 from app.web import node_bodies as bodies
@@ -38,7 +39,8 @@ AFTER_END = timedelta(minutes=10)
 """A session outlives the hard end by this, for the last log lines; a destroyed lease ends it at once."""
 UNKNOWN_END = timedelta(hours=1)
 PER_SECOND, BURST = 20.0, 200.0
-"""Requests of one lease, and joins or failed sessions from one address. An agent at work makes about five a second."""
+"""Requests of one lease, and joins or failed sessions from one address. An agent at work makes about five a second.
+Each web counts for itself: it is itself that it keeps from being flooded."""
 MOST_REMEMBERED = 10_000
 
 
@@ -99,7 +101,6 @@ class Nodes:
     def __init__(self, parts: WebParts) -> None:
         self.parts = parts
         self._buckets = Buckets(parts.clock.monotonic)
-        self._first_jobs: OrderedDict[str, tuple[str, ...]] = OrderedDict()
 
     # --- who is calling
 
@@ -120,14 +121,18 @@ class Nodes:
             raise Denied(422, "unreadable", f"The body is not what this address takes ({where[:100] or 'JSON'}).") from None
 
     async def caller(self, request: Request) -> Caller:
-        """Raises Denied (401) for a session that is unknown, expired or over, and 429 for a node that asks too often."""
+        """Raises Denied: 410 for a session that is over, 401 for one that was never there, 429 for a node that asks too often.
+
+        The two differ for a node at work: after a database was put back from a backup, it is unknown and not over."""
         now = self.parts.clock.now()
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         session_hash = digest(token) if scheme.lower() == "bearer" and 43 <= len(token) <= 200 else ""
         lease = await self.parts.lane(nodes.lease_of, self.parts.db, session_hash, now) if session_hash else None
         if lease is None:
             self._buckets.take(f"address:{_address(request)}")
-            raise Denied(401, "no_session", "This session is unknown or over.")
+            if session_hash and await self.parts.lane(nodes.had_session, self.parts.db, session_hash):
+                raise Denied(410, "ended", "This session is over.")
+            raise Denied(401, "no_session", "This session is unknown.")
         self._buckets.take(f"lease:{lease.id}")
         return Caller(lease, session_hash, now)
 
@@ -210,11 +215,17 @@ class Nodes:
         told = await self.body(request, bodies.JobStarted)
         parts, lease = self.parts, caller.lease
         claim = JobClaim(**told.model_dump())
-        if _is_over(lease):
+        if _is_over(lease) or lease.asked_reason is Reason.JOB_REFUSED:
             return _admission(False, f"Sublet: lease {lease.name} is ending and takes no job.")
-        if not self._is_first(lease.id, (claim.repository, claim.run_id, str(claim.attempt), claim.job)):
+        # The agent refuses a second job by itself; here it is refused also to an agent that somebody changed.
+        wanted = digest(json.dumps([claim.repository, claim.run_id, claim.attempt, claim.job]))
+        if not await parts.lane(nodes.take_job, parts.db, lease.id, wanted):
             return _admission(False, f"Sublet: lease {lease.name} is for one job and has had it.")
-        admission = may_run(claim, lease, parts.repositories)
+        try:
+            admission = may_run(claim, lease, parts.repositories, await self._run_of(claim, lease))
+        except ForgeError as error:
+            no = f"Nobody can say where it comes from: {error} Run it again."
+            admission = Admission(False, (f"Sublet refuses this job on lease {lease.name}.", no))
         if not admission.allowed:
             text = " ".join(admission.lines)[:1000]
             await parts.lane(leases.ask, parts.db, lease.id, "drain", Reason.JOB_REFUSED, text, "node", caller.now)
@@ -225,12 +236,25 @@ class Nodes:
         parts.bell.ring()
         return _admission(True, *admission.lines, *_story(lease), _page(parts, lease))
 
-    def _is_first(self, lease_id: str, job: tuple[str, ...]) -> bool:
-        """The agent refuses a second job by itself; this one refuses it also for an agent that somebody changed."""
-        known = self._first_jobs.setdefault(lease_id, job)
-        if len(self._first_jobs) > MOST_REMEMBERED:
-            self._first_jobs.popitem(last=False)
-        return known == job
+    async def _run_of(self, claim: JobClaim, lease: Lease) -> Run | None:
+        """The run that the job says it belongs to, as its forge tells it; asked for now if nobody has yet.
+
+        None: this service does not know the forge. Raises ForgeError where there is no answer."""
+        parts, name = self.parts, lease.key.forge
+        forge, lane = parts.forges.get(name), parts.forge_lanes.get(name)
+        known = await parts.lane(runs.known, parts.db, name, claim.repository, claim.run_id, claim.attempt)
+        if known is not None or forge is None or lane is None:
+            return known
+        asked = Job("", name, "", claim.repository, JobState.IN_PROGRESS, run_id=claim.run_id, attempt=claim.attempt)
+        told = await lane(forge.fetch_run, asked)
+        if told is None or told.repository.casefold() != claim.repository.casefold():
+            raise ForgeRefused(f"{name} has no run {claim.run_id} in {claim.repository}.")
+
+        def judge(run: Run) -> str:
+            return objection(run, parts.repositories)
+
+        await parts.lane(runs.tell, parts.db, [(asked, told)], judge, parts.clock.now())
+        return told
 
 
 def router(parts: WebParts) -> APIRouter:

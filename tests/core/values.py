@@ -25,6 +25,7 @@ def job(number: int, **values: Any) -> Job:
         "pool": "gpu",
         "scope": TRAIN,
         "queued_at": NOON + timedelta(seconds=number),
+        "cleared_at": NOON,
     }
     return Job(f"github-{number}", "github", str(number), "acme/train", **{**given, **values})
 

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
-from app.core.model import DemandKey, Job, JobState, Lease, Scope, ScopeKind
+from app.core.model import DemandKey, Job, JobState, Lease, Run, Scope, ScopeKind
 from app.core.policy import Plan
 from app.core.states import State
-from app.store import jobs, leases
+from app.store import jobs, leases, runs
 from app.store.db import Database
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -24,7 +24,7 @@ _numbers = count(1)
 
 def a_job(key: str = "1", state: JobState = JobState.QUEUED, **values: Any) -> Job:
     """A job of acme/train on GitHub."""
-    usual: dict[str, Any] = {"labels": ("gpu", "rubin")}
+    usual: dict[str, Any] = {"labels": ("gpu", "rubin"), "run_id": "70"}
     return Job(f"github-{key}", "github", key, "acme/train", state, **(usual | values))
 
 
@@ -34,11 +34,23 @@ def told(job: Job | None, guid: str | None = None, action: str = "") -> jobs.Rec
     return jobs.Record("github", guid, "workflow_job", action or (job.state if job else "ping"), job)
 
 
+def a_run(job: Job, **values: Any) -> Run:
+    """What the forge says of the job's run: a push to the repository itself."""
+    usual: dict[str, Any] = {"event": "push", "head_repository": job.repository, "fork": False, "actor": "ada"}
+    return Run(job.forge, job.repository, job.run_id, job.attempt, **(usual | values))
+
+
+def cleared(db: Database, *asked: Job, now: datetime = NOW) -> None:
+    """Every recorded job with labels goes to the pool, and those of the runs of the `asked` may spend."""
+    runs.enlist(db, lambda _: (KEY.pool, SCOPE, ""), lambda _: "", now, 1_000)
+    runs.tell(db, [(job, a_run(job)) for job in asked], lambda _: "", now)
+
+
 def queued(db: Database, key: str = "1", now: datetime = NOW, **values: Any) -> Job:
-    """A job that is recorded and placed."""
+    """A job that is recorded, placed and may spend."""
     job = a_job(key, queued_at=now, **values)
     jobs.record(db, [told(job)], now)
-    jobs.place(db, job.id, labels=job.labels, pool=KEY.pool, scope=SCOPE, not_ours="", now=now)
+    cleared(db, job, now=now)
     found = jobs.get(db, job.id)
     assert found is not None
     return found
@@ -94,4 +106,4 @@ def again(db: Database, lease: Lease) -> Lease:
 
 def without_time(job: Job) -> Job:
     """Two stories about one job are the same whenever they were heard."""
-    return replace(job, seen_at=None)
+    return replace(job, seen_at=None, heard_at=None)

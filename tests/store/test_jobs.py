@@ -25,7 +25,7 @@ WAITING, QUEUED, IN_PROGRESS, COMPLETED = JobState
 def test_a_queued_job_is_recorded_whole(database: Database) -> None:
     job = a_job(name="train", workflow="ci.yml", url="https://forge.example/1", queued_at=NOW, installation="77", run_id="9")
     assert jobs.record(database, [told(job)], NOW) == [Recorded.RECORDED]
-    assert jobs.get(database, job.id) == replace(job, seen_at=NOW)
+    assert jobs.get(database, job.id) == replace(job, seen_at=NOW, heard_at=NOW, heard_by="webhook")
 
 
 def test_the_same_delivery_counts_once_in_one_group_and_in_the_next(database: Database) -> None:
@@ -130,7 +130,8 @@ def test_a_job_is_bound_to_the_lease_whose_runner_it_names(database: Database) -
     assert bound(database, lease) == ("github-1", NOW + SECOND, None, "")
     held = again(database, lease)
     assert (held.due, held.version) == (NOW + 2 * SECOND, lease.version + 1)
-    assert jobs.get(database, "github-1") == replace(running, seen_at=NOW + 2 * SECOND, lease_id=lease.id)
+    at = NOW + 2 * SECOND
+    assert jobs.get(database, "github-1") == replace(running, seen_at=at, heard_at=at, heard_by="webhook", lease_id=lease.id)
 
     done = a_job(state=COMPLETED, runner_name="brave-1", conclusion="failure", completed_at=NOW + 9 * SECOND)
     jobs.record(database, [told(done)], NOW + 10 * SECOND)
@@ -236,32 +237,29 @@ def test_any_order_and_any_repetition_of_deliveries_ends_the_same(database: Data
 # --- place, and what is seen
 
 
-def test_a_job_waits_to_be_placed_and_is_placed_once(database: Database) -> None:
-    jobs.record(database, [told(a_job("1", labels=None)), told(a_job("2", COMPLETED))], NOW)
-    assert [job.id for job in jobs.unlabelled(database, ["github", "gitlab"])] == ["github-1"]
-    assert jobs.unlabelled(database, ["gitlab"]) == jobs.unplaced(database) == []
-    assert jobs.place(database, "github-1", labels=("gpu",), pool="rubin", scope=SCOPE, not_ours="", now=NOW)
-    assert not jobs.place(database, "github-1", labels=("cpu",), pool="other", scope=SCOPE, not_ours="", now=NOW)
-    assert not jobs.place(database, "github-9", labels=(), pool="other", scope=SCOPE, not_ours="", now=NOW)
-    found = jobs.get(database, "github-1")
-    assert found is not None
-    assert (found.labels, found.pool, found.scope) == (("gpu",), "rubin", SCOPE)
-    assert jobs.unplaced(database) == jobs.unlabelled(database, ["github"]) == []
-    jobs.record(database, [told(a_job("1", IN_PROGRESS, labels=None))], NOW)
-    with database.read() as conn:
-        assert jobs.waiting(conn) == []
+def test_a_job_that_is_not_ours_says_so(database: Database) -> None:
+    jobs.record(database, [told(a_job())], NOW)
+    assert jobs.place(database, "github-1", pool=None, scope=None, not_ours="No pool serves gpu.")
+    assert not jobs.place(database, "github-9", pool="other", scope=SCOPE, not_ours="")
+    assert [job.not_ours for job in jobs.listing(database, "not_ours")] == ["No pool serves gpu."]
+    assert jobs.counts(database) == {"waiting": 0, "started": 0, "not_ours": 1}
+
+
+def test_scopes_are_those_of_jobs_that_were_placed(database: Database) -> None:
+    queued(database)
+    jobs.record(database, [told(a_job("2"))], NOW)
     assert jobs.scopes_since(database, NOW) == [("github", "rubin", SCOPE)]
     assert jobs.scopes_since(database, NOW + SECOND) == []
 
 
-def test_a_job_that_is_not_ours_says_so_until_the_settings_change(database: Database) -> None:
-    jobs.record(database, [told(a_job())], NOW)
-    jobs.place(database, "github-1", labels=None, pool=None, scope=None, not_ours="No pool serves gpu.", now=NOW)
-    assert jobs.unplaced(database) == []
-    assert [job.not_ours for job in jobs.listing(database, "not_ours")] == ["No pool serves gpu."]
-    assert jobs.counts(database) == {"waiting": 0, "started": 0, "not_ours": 1}
-    assert jobs.reconsider(database) == 1
-    assert [job.labels for job in jobs.unplaced(database)] == [("gpu", "rubin")]
+def test_when_a_job_was_heard_of_last_is_kept_but_not_written_at_every_word(database: Database) -> None:
+    jobs.record(database, [told(a_job(), "")], NOW)
+    later = NOW + jobs.HEARD_AGAIN + SECOND
+    for now, heard in ((NOW + SECOND, NOW), (later, later)):
+        jobs.record(database, [told(a_job())], now)
+        found = jobs.get(database, "github-1")
+        assert found is not None
+        assert (found.heard_at, found.heard_by) == (heard, "poll")
 
 
 def test_the_tabs_of_the_queue_page_by_time_and_miss_none(database: Database) -> None:
@@ -275,17 +273,6 @@ def test_the_tabs_of_the_queue_page_by_time_and_miss_none(database: Database) ->
         before = page[-1].seen_at
     assert seen == ["6", "5", "4", "3", "2", "1", "0"]
     assert jobs.counts(database) == {"waiting": 7, "started": 1, "not_ours": 0}
-
-
-def test_why_a_job_waits_is_told_until_it_starts(database: Database) -> None:
-    job = queued(database)
-    jobs.explain(database, job.id, "The forge did not answer.")
-    assert [one.wait for one in jobs.many(database, [job.id, "", "none"]).values()] == ["The forge did not answer."]
-    jobs.record(database, [told(a_job(state=IN_PROGRESS))], NOW)
-    jobs.explain(database, job.id, "x")
-    found = jobs.get(database, job.id)
-    assert found is not None
-    queued(database, "2")
 
 
 def test_an_empty_address_finds_no_job(database: Database) -> None:

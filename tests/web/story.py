@@ -88,7 +88,7 @@ def record(db: Database, job: Job, at: datetime, *, pool: str | None = "rubin", 
     jobs.record(db, [jobs.Record("github", f"{job.id}-{job.state}", "workflow_job", str(job.state), job)], at)
     if pool or not_ours:
         scope = SCOPE if pool else None
-        jobs.place(db, job.id, labels=job.labels, pool=pool, scope=scope, not_ours=not_ours, now=at)
+        jobs.place(db, job.id, pool=pool, scope=scope, not_ours=not_ours)
     if wait:
         leases.plan(db, lambda _: Plan(waits={job.id: wait}), at)
 
