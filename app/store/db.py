@@ -6,7 +6,7 @@ import importlib.util
 import sqlite3
 import threading
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import event, exc
 from sqlalchemy.dialects import postgresql, sqlite
+
+from app.store.commits import SharedCommits
 
 BUSY = 15.0  # seconds to wait for another process that writes to the same SQLite file
 UPGRADE_LOCK = 7_283_001  # PostgreSQL advisory lock: two services that start at once migrate one after the other
@@ -36,15 +38,11 @@ class Database:
         """`sqlite:///sublet-data/sublet.db` or `postgresql://user@host/name`. Raises DatabaseRefused."""
         parsed = _parse(url)
         self.dialect: str = parsed.get_backend_name()  # "sqlite" or "postgresql"
-        self._writer: AbstractContextManager[Any]
-        if self.dialect == "sqlite":
-            self._engine = _sqlite(parsed)
-            self._writer = threading.Lock()  # writers of this process queue here instead of spinning on the file
-        else:
-            self._engine = _postgresql(parsed)
-            self._writer = nullcontext()
+        self._engine = _sqlite(parsed) if self.dialect == "sqlite" else _postgresql(parsed)
         self._thread = threading.local()
-        self._writing = self._engine.execution_options(sublet_write=True)
+        writing = self._engine.execution_options(sublet_write=True)
+        # Writers of this process queue here instead of spinning on SQLite's file, and share a commit where they can.
+        self._begin = SharedCommits(writing).transaction if self.dialect == "sqlite" else writing.begin
 
     def __repr__(self) -> str:
         return f"Database({self._engine.url.render_as_string(hide_password=True)!r})"
@@ -68,7 +66,7 @@ class Database:
             raise RuntimeError("a function of the store is one transaction: it cannot be called inside another")
         self._thread.writes = True
         try:
-            with self._writer, self._writing.begin() as conn:
+            with self._begin() as conn:
                 yield conn
         finally:
             self._thread.writes = False
