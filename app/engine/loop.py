@@ -49,7 +49,6 @@ async def _tidy(deps: Deps) -> None:
 
 
 CHORES = (
-    Chore("learn", lambda _: timedelta(seconds=1), enlist.learn, shared=False),
     Chore("survey", lambda timing: timing.watch, reaper.survey),
     Chore("forge sweep", lambda timing: timing.forge_sweep, reaper.reap_runners),
     Chore("beacon", lambda _: timedelta(minutes=1), beacon.tend),
@@ -74,6 +73,8 @@ class Engine:
         async with asyncio.TaskGroup() as group:
             for chore in self._chores:
                 group.create_task(self._every(chore))
+            for forge in self.deps.forges:
+                group.create_task(self._learn(forge))
             group.create_task(self._lead())
 
     async def _lead(self) -> None:
@@ -115,6 +116,20 @@ class Engine:
             pace = chore.period(self.deps.timing).total_seconds()
             await self.deps.clock.sleep(max(pace, pause(failures) if failures else 0.0))
 
+    async def _learn(self, forge: str) -> None:
+        """Ask one forge what its events do not tell, as soon as there is something to ask: a job waits for the answer."""
+        failures = 0
+        while True:
+            try:
+                if await enlist.learn(self.deps, forge):
+                    self.deps.bell.ring()
+                failures = 0
+            except Exception as error:  # noqa: BLE001  it is asked again
+                log.error("engine.chore_failed", chore=f"learn {forge}", error=f"{type(error).__name__}: {error}"[:500])
+                await self.deps.clock.sleep(pause(failures))
+                failures += 1
+            await self.deps.asking[forge].wait(1.0)
+
     async def tend(self, chore: Chore) -> bool:
         """Do a chore once, unless another engine does it in this period. False: it failed; nothing else stops for that."""
         deps = self.deps
@@ -151,6 +166,8 @@ class Engine:
                 await self.tend(chore)
         while True:
             await self.sow()
+            if await enlist.learn(self.deps):
+                await self.sow()
             claimed = await self._claim(self.deps.timing.width)
             for lease in claimed:
                 await self.look(lease)
