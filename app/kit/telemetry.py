@@ -88,7 +88,7 @@ class _Named:
     """Writes whole lines under a name; a stream that nobody reads any more is no reason to fail."""
 
     def __init__(self, output: TextIO, *names: str) -> None:
-        self.name = structlog.stdlib.LoggerFactory()(*names).name
+        self.name = structlog.stdlib.LoggerFactory(ignore_frame_names=[__name__])(*names).name
         self._output = output
 
     def msg(self, line: str) -> None:

@@ -42,6 +42,12 @@ def test_one_event_is_one_json_line_with_a_utc_time_and_its_context() -> None:
     assert (told["event"], told["level"], told["logger"]) == ("delivery", "info", "web")
 
 
+def test_a_line_names_the_module_that_wrote_it() -> None:
+    stream = lines("json")
+    structlog.get_logger().warning("beat failed")
+    assert json.loads(stream.getvalue())["logger"] == __name__
+
+
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_an_untrusted_text_cannot_fake_a_line(form: str) -> None:
     stream = lines(form)
