@@ -17,8 +17,7 @@ import click
 from app.cli.exits import MEANINGS
 from app.cli.root import sublet
 from app.kit.telemetry import Telemetry
-from app.settings.keys import every_key
-from app.settings.tree import Settings
+from app.settings.keys import every_key, meanings
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 WIDTH = 100
@@ -43,10 +42,10 @@ def config() -> str:
         "- **Relative paths** start at the folder of the file.",
         '- **Prices** are text, `"9.50"`, so that they stay exact.',
     ]
-    tables = {f"[{name}]": field.description for name, field in Settings.model_fields.items()}
+    about_tables = meanings()
     for table, keys in groupby(every_key(), key=lambda key: key.table):
         title = f"`{table}`" if table else "At the top"
-        about = tables.get(table) or tables.get(table[1:-1], "") or ""
+        about = about_tables.get(table, "")
         lines += [
             "",
             f"## {title}",

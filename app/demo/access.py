@@ -101,15 +101,17 @@ class Door:
         }
         return answer | ({} if repositories is None else {"repositories": repositories})
 
-    def rate(self, caller: Caller, *, spend: bool = True) -> dict[str, int]:
-        """Limit, used, remaining and reset of this caller's hour; one request more. Raises at the end of the budget."""
+    def rate(self, caller: Caller, *, spend: int = 1) -> dict[str, int]:
+        """Limit, used, remaining and reset of this caller's hour, after so many requests more; `over` once there are none."""
         now = self._clock.now()
         since, used = self._spent.get(caller.rate_key, (now, 0))
         if now - since >= timedelta(hours=1):
             since, used = now, 0
         limit = self._book.limits.requests_per_hour
-        used += 1 if spend and used < limit + 1 else 0
+        others = int(limit * self._book.faults.quota_taken)
+        used = max(0, min(used + spend, limit - others + 1))
         self._spent[caller.rate_key] = (since, used)
+        used += others
         reset = int((since + timedelta(hours=1)).timestamp())
         return {
             "limit": limit,

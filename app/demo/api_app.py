@@ -108,7 +108,7 @@ def routes(office: Office) -> APIRouter:
 
     @router.get("/rate_limit")
     async def rate_limit(request: Request) -> Response:
-        rate = office.door.rate(office.caller(request), spend=False)
+        rate = office.door.rate(office.caller(request), spend=0)
         core: dict[str, Any] = {name: rate[name] for name in ("limit", "used", "remaining", "reset")}
         registrations = core | {"limit": 10_000, "used": 0, "remaining": 10_000}
         few = core | {"limit": 30, "used": 0, "remaining": 30}

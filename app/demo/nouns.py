@@ -195,6 +195,8 @@ class Faults:
     reorder_window: int = 3  # by how many, at most
     reorder_seconds: float = 5.0  # and for how long, at most
     parallel: int = 1  # deliveries in flight at once
+    quota_taken: float = 0.0  # share of each credential's hour that somebody else has used up
+    stale_lists: bool = False  # lists stay as they were when each was first asked for after this began
     api: list[ApiFault] = field(default_factory=list[ApiFault])
     counted: int = 0  # events since these faults were set
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -61,6 +62,7 @@ class Office:
     bell: Doorbell = field(default_factory=Doorbell)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     fresh: bool = False  # something changed since the book was written down
+    stale: dict[str, Any] = field(default_factory=dict[str, Any])  # lists as they were when the fault `stale_lists` began
     called_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -82,8 +84,9 @@ class Office:
     def caller(self, request: Request) -> Caller:
         """The authenticated caller, with one request of its budget spent."""
         caller = self.door.caller(request.headers.get("authorization"))
-        rate = self.door.rate(caller, spend=not request.url.path.endswith("/rate_limit"))
+        rate = self.door.rate(caller, spend=0 if request.url.path.endswith("/rate_limit") else 1)
         request.scope["forge.rate"] = rate
+        request.scope["forge.unchanged"] = lambda: self.door.rate(caller, spend=-1)  # a 304 costs nothing
         if rate["over"]:
             raise Refusal(403, f"API rate limit exceeded for installation ID {caller.installation_id}.")
         return caller
@@ -147,7 +150,7 @@ def number(request: Request, name: str, default: int, top: int) -> int:
 
 
 def paged(request: Request, key: str | None, items: Sequence[Mapping[str, Any]], address: str) -> Response:
-    """One page, with GitHub's Link header. `key` None: a bare array."""
+    """One page, with GitHub's Link header and an ETag for whoever asks again. `key` None: a bare array."""
     size, page = number(request, "per_page", 30, 100), number(request, "page", 1, 1_000_000)
     last = max(1, -(-len(items) // size))
     others = {name: value for name, value in request.query_params.items() if name != "page"}
@@ -159,4 +162,20 @@ def paged(request: Request, key: str | None, items: Sequence[Mapping[str, Any]],
     links = links + ([link(page + 1, "next"), link(last, "last")] if page < last else [])
     chosen = list(items[(page - 1) * size : page * size])
     content: Any = chosen if key is None else {"total_count": len(items), key: chosen}
-    return JSONResponse(content, headers={"Link": ", ".join(links)} if links else None)
+    office: Office = request.app.state.office
+    if office.book.faults.stale_lists:
+        content = office.stale.setdefault(str(request.url), content)
+    else:
+        office.stale.clear()
+    return conditional(request, content, {"Link": ", ".join(links)} if links else {})
+
+
+def conditional(request: Request, content: Any, headers: Mapping[str, str]) -> Response:
+    """The content with its ETag, or 304 to a caller who has it already. An ETag is good for one credential only."""
+    whose = request.headers.get("authorization", "")
+    told = json.dumps([whose, content, sorted(headers.items())], sort_keys=True).encode()
+    etag = f'W/"{hashlib.sha256(told).hexdigest()}"'
+    if request.headers.get("if-none-match") == etag:
+        request.scope["forge.rate"] = request.scope["forge.unchanged"]()
+        return Response(status_code=304, headers={"ETag": etag})
+    return JSONResponse(content, headers={**headers, "ETag": etag})

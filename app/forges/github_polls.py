@@ -118,6 +118,7 @@ class GitHubPolls:
 
     def missed(self, since: datetime) -> list[Missed]:
         """Of the App's webhook; without an App, of the webhooks of the repositories that are polled and of their owners."""
+        since = since.replace(microsecond=0)  # GitHub tells whole seconds
         if self._calls.auth.apps:
             found = self._failed("/app/hook/deliveries", since)
         else:

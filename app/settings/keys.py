@@ -31,28 +31,41 @@ class Key:
 
 
 def every_key() -> Iterator[Key]:
-    """All keys, in the order of the file; providers' own keys are not among them."""
-    for name, field in Settings.model_fields.items():
-        inner, many = _section(field)
-        if inner is None:
-            yield _key((name,), "", field, True)
-            continue
-        title = f"[[{name}]]" if many else f"[{name}]"
-        for below, row in inner.model_fields.items():
-            yield _key((name, below), title, row, not many)
+    """All keys, in the order of the file, those of a table together; providers' own keys are not among them."""
+    for _, path, section, alone in _tables(Settings):
+        title = _title(path, alone)
+        for name, field in section.model_fields.items():
+            if _section(field)[0] is None:
+                yield _key((*path, name), title, field, alone)
+
+
+def meanings() -> dict[str, str]:
+    """What each table is for, by its title."""
+    return {
+        _title(path, alone): " ".join((field.description or "").split())
+        for field, path, _, alone in _tables(Settings)
+        if field is not None
+    }
 
 
 def value_of(settings: Settings, key: Key) -> Iterator[tuple[str, object]]:
     """Where the key stands, and its value there; once for each row of a list of tables. Secrets show their place."""
-    first, _, rest = key.name.partition(".")
-    here: Any = getattr(settings, first)
-    if not rest:
-        yield first, shown(here)
-    elif isinstance(here, tuple):
+    return _values(settings, key.name.split("."), "")
+
+
+def _values(here: Any, path: list[str], at: str) -> Iterator[tuple[str, object]]:
+    if isinstance(here, tuple):
         for number, row in enumerate(cast(tuple[BaseModel, ...], here)):
-            yield f"{first}[{number}].{rest}", shown(getattr(row, rest))
+            yield from _values(row, path, f"{at}[{number}]")
+    elif not path:
+        yield at, shown(here)
     elif here is not None:
-        yield key.name, shown(getattr(here, rest))
+        inner = getattr(here, path[0])
+        deeper = f"{at}.{path[0]}".lstrip(".")
+        if len(path) == 1:
+            yield deeper, shown(inner)
+        else:
+            yield from _values(inner, path[1:], deeper)
 
 
 def shown(value: Any) -> Any:
@@ -60,6 +73,23 @@ def shown(value: Any) -> Any:
     if isinstance(value, SecretPlace | Decimal | Path):
         return str(value)
     return [shown(part) for part in cast(tuple[Any, ...], value)] if isinstance(value, tuple) else value
+
+
+def _title(path: tuple[str, ...], alone: bool) -> str:
+    """A table as the file heads it: `[server]`, `[[pool]]`; empty at the top."""
+    name = ".".join(path)
+    return "" if not name else f"[{name}]" if alone else f"[[{name}]]"
+
+
+def _tables(
+    section: type[BaseModel], path: tuple[str, ...] = (), alone: bool = True, field: FieldInfo | None = None
+) -> Iterator[tuple[FieldInfo | None, tuple[str, ...], type[BaseModel], bool]]:
+    """Every table and list of tables: its field, its path, its section, and whether it stands for itself."""
+    yield field, path, section, alone
+    for name, below in section.model_fields.items():
+        inner, many = _section(below)
+        if inner is not None:
+            yield from _tables(inner, (*path, name), alone and not many, below)
 
 
 def _section(field: FieldInfo) -> tuple[type[BaseModel] | None, bool]:

@@ -76,6 +76,18 @@ def test_explain_tells_meaning_value_and_source(sublet: Run, tmp_path: Path, mon
     assert view["values"] == [{"at": "pool[0].labels", "value": ["gpu"], "source": "sublet.toml"}]
 
 
+def test_explain_tells_of_a_table_within_a_table(sublet: Run, tmp_path: Path) -> None:
+    more = '\n[[github.app]]\napp_id = 8\nprivate_key = "env:EIGHT"\n'
+    github = '[github]\napp_id = 7\nprivate_key = "env:SEVEN"\nwebhook_secret = "env:HOOK"\n'
+    (tmp_path / "sublet.toml").write_text(github + more, encoding="utf-8")
+    told = sublet("config", "explain", "github.app.app_id")
+    assert "github.app[0].app_id = 8  from sublet.toml" in told.out and "Variable" not in told.out
+    assert [key["key"] for key in sublet("config", "explain", "github", "--json").json["keys"]][-2:] == [
+        "github.app.app_id",
+        "github.app.private_key",
+    ]
+
+
 def test_explain_lists_a_whole_table(sublet: Run) -> None:
     lines = sublet("config", "explain", "engine").out.splitlines()
     assert len(lines) == 5 and lines[0].startswith("KEY") and "engine.beat_seconds" in lines[1]

@@ -95,6 +95,7 @@ def test_all_that_is_wrong_is_said_at_once_with_file_and_key(tmp_path: Path) -> 
         '[github]\napp_id = 1\nprivate_key = "hush-hush"\nwebhook_secret = "env:A"',
         '[github]\ntoken = "hush-hush"\nwebhook_secret = ["hush-hush"]',
         '[gitlab]\ntoken = "hush-hush"\nwebhook_token = "env:A"',
+        '[[github.app]]\napp_id = 1\nprivate_key = "hush-hush"',
         '[database]\nurl = "postgresql://sublet:hush-hush@db/sublet"',
         '[[provider]]\nname = "a"\nkind = "local"\napi_key = "hush-hush"',
         'public_url = "https://me:hush-hush@ci.acme.example"',
@@ -136,6 +137,16 @@ def test_two_pools_may_share_neither_name_nor_labels(tmp_path: Path) -> None:
         "[[pool]]: two are named `gpu-a`",
         "[[pool]] #2 `labels`: the same as those of #1 (`gpu-a`)",
     ]
+
+
+def test_further_apps_need_a_first_one_and_ids_of_their_own(tmp_path: Path) -> None:
+    first = '[github]\napp_id = 7\nprivate_key = "env:A"\nwebhook_secret = "env:B"\n'
+    token = '[github]\ntoken = "env:A"\nwebhook_secret = "env:B"\n'
+    more = '[[github.app]]\napp_id = {}\nprivate_key = "env:C"\n'
+    github = read(tmp_path, first + more.format(8) + more.format(9)).settings.github
+    assert github is not None and [app.app_id for app in github.app] == [8, 9]
+    assert "two of the Apps have the same `app_id`" in problems(tmp_path, first + more.format(7))[0]
+    assert "[[github.app]] needs `app_id`" in problems(tmp_path, token + more.format(8))[0]
 
 
 def test_an_address_for_others_needs_a_public_url(tmp_path: Path) -> None:
