@@ -49,12 +49,13 @@ def lease() -> None:
 
 @lease.command("list")
 @click.option("--which", type=click.Choice(["live", "past", "all"]), default="live", show_default=True, help="Which leases.")
+@click.option("-a", "--all", "everything", is_flag=True, help="Live and past ones: short for --which all.")
 @click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True, help="Most leases to show, newest first.")
 @click.option("--text", default="", help="Only those whose name, state, job, pool or provider holds it.")
 @asking
-def listing(call: Call, which: str, limit: int, text: str) -> None:
+def listing(call: Call, which: str, everything: bool, limit: int, text: str) -> None:
     """Leases as a table."""
-    _listing(call, which, limit, text)
+    _listing(call, "all" if everything else which, limit, text)
 
 
 @lease.command()

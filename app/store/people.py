@@ -114,6 +114,9 @@ def redeem_link(
 ) -> WebSession | None:
     """Trade the link for a session, in one transaction. None: no such link, used before, or too late."""
     mine = (login_link.c.hash == link_hash, login_link.c.used_at.is_(None), login_link.c.expires_at > now)
+    with db.read() as conn:  # a guess costs a look: it does not take the place of a writer
+        if conn.execute(sa.select(login_link.c.hash).where(*mine)).first() is None:
+            return None
     with db.write() as conn:
         used = sa.update(login_link).where(*mine).values(used_at=now).returning(login_link.c.person)
         name = conn.execute(used).scalar_one_or_none()

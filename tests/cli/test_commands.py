@@ -69,6 +69,13 @@ def test_a_list_can_be_filtered_as_its_page_can(sublet: Run, service: Service) -
     assert told.err == "None of them holds 'gpu-eval'.\n"
 
 
+def test_all_means_live_and_past(sublet: Run, service: Service) -> None:
+    service.says("GET leases", {"schema_version": 1, "leases": []})
+    for words in (("ps", "-a"), ("lease", "list", "--all"), ("lease", "list", "-a")):
+        assert sublet(*words).err == "There has been no lease yet.\n"
+        assert service.asked[-1] == ("GET leases", {"which": "all", "limit": "50"})
+
+
 def test_a_full_list_says_how_to_see_more(sublet: Run, service: Service) -> None:
     service.says("GET leases", {"schema_version": 1, "leases": [samples.lease()], "more": True})
     assert "sublet lease list --which past --limit 4" in sublet("lease", "list", "--which", "past", "--limit", "1").err

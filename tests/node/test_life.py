@@ -187,11 +187,34 @@ def test_dead_man_a_running_job_survives_silence_but_not_the_hard_end(service: S
 
 
 def test_a_session_that_is_over_ends_the_node_at_once(service: Service, machine: Path) -> None:
-    """A destroyed lease answers 401; a running job is no excuse."""
+    """A destroyed lease answers 410; a running job is no excuse."""
     service.script.credential = listening()
     with running(service.url, machine) as agent:
         service.wait_for_event("runner_online")
         ask_gate(agent.socket)
+        service.script.refuse["/node/heartbeat"] = 410, {"error": {"code": "ended", "message": ""}}
+        assert agent.end() == 0
+    assert "ending: the service says that this session is over" in agent.console
+
+
+def test_a_service_that_forgot_the_session_ends_the_node_only_after_its_job(service: Service, machine: Path) -> None:
+    """So it is when the service's database was put back from an old backup."""
+    service.script.credential = listening()
+    with running(service.url, machine) as agent:
+        service.wait_for_event("runner_online")
+        ask_gate(agent.socket)
+        service.script.refuse["/node/heartbeat"] = 401, {"error": {"code": "no_session", "message": ""}}
+        service.wait_for_line("the job that runs goes on to its end")
+        assert agent.process.poll() is None
+        service.script.stop = True
+        service.script.refuse.clear()
+        assert agent.end() == 0
+
+
+def test_a_service_that_forgot_the_session_ends_a_node_without_a_job(service: Service, machine: Path) -> None:
+    service.script.credential = listening()
+    with running(service.url, machine) as agent:
+        service.wait_for_event("runner_online")
         service.script.refuse["/node/heartbeat"] = 401, {"error": {"code": "no_session", "message": ""}}
         assert agent.end() == 0
     assert "ending: the service says that this session is over" in agent.console

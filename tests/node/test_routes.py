@@ -61,7 +61,7 @@ async def test_a_whole_life_from_the_start_up_script_on(site: Site) -> None:
     site.move(lease, State.DRAINING)
     assert (await node.heartbeat())["stop"] is True and node.stopped
     site.move(lease, State.DESTROYING, State.RELEASED)
-    assert (await node.post("heartbeat", {"phase": "", "at": None})).status_code == 401
+    assert (await node.post("heartbeat", {"phase": "", "at": None})).status_code == 410
 
 
 async def test_the_same_session_may_repeat_its_join_and_no_other_may(site: Site) -> None:
@@ -170,7 +170,7 @@ async def test_a_session_ends_with_its_lease_and_not_before(site: Site) -> None:
     site.still.moment = END - timedelta(seconds=1)
     await node.heartbeat()
     site.still.moment = END + timedelta(hours=1)
-    assert (await node.post("heartbeat", {"phase": "", "at": None})).status_code == 401
+    assert (await node.post("heartbeat", {"phase": "", "at": None})).status_code == 410
 
 
 @pytest.mark.parametrize(

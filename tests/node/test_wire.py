@@ -79,9 +79,12 @@ def test_a_no_counts_only_in_the_services_own_words(service: Service) -> None:
     service.script.refuse["/node/facts"] = 401, {"detail": "log in to the proxy first"}
     with pytest.raises(Away):
         wire.post("/node/facts", {})
-    service.script.refuse["/node/facts"] = 401, {"error": {"code": "no_session", "message": "over"}}
+    service.script.refuse["/node/facts"] = 410, {"error": {"code": "ended", "message": "over"}}
     answer = wire.post("/node/facts", {})
-    assert (answer.final, answer.code, answer.message) == (True, "no_session", "over")
+    assert (answer.final, answer.unknown, answer.code, answer.message) == (True, False, "ended", "over")
+    service.script.refuse["/node/facts"] = 401, {"error": {"code": "no_session", "message": ""}}
+    again = wire.post("/node/facts", {})
+    assert (again.final, again.unknown) == (False, True)
 
 
 def test_only_an_answer_counts_as_hearing_from_the_service(service: Service) -> None:

@@ -44,8 +44,28 @@ async def test_a_browser_that_looks_ahead_does_not_use_the_link_up(service: Serv
     async with service.client(**PAGE) as client:
         ahead = await client.get(path, headers={"sec-purpose": "prefetch;prerender"})
         assert ahead.status_code == 200 and "set-cookie" not in ahead.headers and "<button" in ahead.text
-        assert (await client.head(path)).status_code == 405
+        looked = await client.head(path)
+        assert looked.status_code == 200 and "set-cookie" not in looked.headers and looked.text == ""
         assert (await client.get(path)).status_code == 303
+
+
+async def test_head_tells_what_get_would_without_its_body(service: Service) -> None:
+    afternoon(service.db)
+    async with service.client(Role.VIEWER, **PAGE) as client:
+        for path in (
+            "/",
+            "/leases/brave-otter-41",
+            "/leases.json",
+            "/api/v1/queue",
+            "/healthz",
+            "/static/site.css",
+            "/leases/none-00",
+        ):
+            whole, head = await client.get(path), await client.head(path)
+            assert (head.status_code, head.content) == (whole.status_code, b""), path
+            assert head.headers["content-type"] == whole.headers["content-type"]
+        assert (await client.head("/logout")).status_code == 405
+        assert (await client.head("/live/overview")).status_code == 405
 
 
 async def test_https_makes_the_cookie_secure(db: Database, tmp_path: Path, lane: Lane) -> None:
@@ -155,9 +175,18 @@ async def test_too_many_wrong_logins_of_one_address_are_held_off(service: Servic
     async with service.client(**PAGE) as client:
         codes = [(await client.get(f"/login?once=guess-{number}")).status_code for number in range(12)]
         assert codes == [403] * 10 + [429] * 2
-        assert (await client.get(service.login_path())).status_code == 429
         service.clock.advance(301)
-        assert (await client.get(service.login_path())).status_code == 303
+        assert (await client.get("/login?once=guess")).status_code == 403
+
+
+async def test_a_good_link_is_good_whatever_others_at_its_address_guess(service: Service) -> None:
+    async with service.client(**PAGE) as stranger:
+        assert [(await stranger.get("/login?once=guess")).status_code for _ in range(11)][-1] == 429
+    path = service.login_path()
+    async with service.client(**PAGE) as client:
+        assert (await client.get(path)).status_code == 303
+    async with service.client(**PAGE) as again:
+        assert (await again.get(path)).status_code == 429, "used up, it is as wrong as any other"
 
 
 async def test_a_good_token_is_good_whatever_others_behind_its_proxy_guess(service: Service) -> None:

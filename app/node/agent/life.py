@@ -48,6 +48,7 @@ class Life:
         self.gate = Gate(settings.folder / "hook", settings.program, wire, self.log.say)
         self.phase = "joining"
         self._online = False
+        self._unknown = False
         self._shown = 0
         self._heartbeat = 5.0
         self._armed: float | None = None
@@ -234,8 +235,11 @@ class Life:
             except Away as away:
                 wait = max(away.wait, min(wait, 2.0))
                 continue
-            if answer.final:
+            if answer.final or (answer.unknown and not self.watch.busy):
                 self.finish("the service says that this session is over")
+            elif answer.unknown and not self._unknown:
+                self._unknown = True
+                self.log.say("the service does not know this session; the job that runs goes on to its end")
             elif answer.body.get("stop") is True:
                 self.finish("the service asks this node to stop")
             self._set_hard_end(answer.body.get("hard_end"))

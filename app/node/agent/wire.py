@@ -42,7 +42,12 @@ class Answer(NamedTuple):
     @property
     def final(self) -> bool:
         """Whether the service itself says that this session is over. A proxy's own 401 does not count."""
-        return self.status in (401, 410) and self.code != ""
+        return self.status in (401, 410) and self.code not in ("", "no_session")
+
+    @property
+    def unknown(self) -> bool:
+        """Whether the service has never heard of this session: so it is after its database was put back from a backup."""
+        return self.status == 401 and self.code == "no_session"
 
 
 def is_loopback(host: str) -> bool:
