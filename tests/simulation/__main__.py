@@ -1,0 +1,91 @@
+"""`python -m tests.simulation --seeds 0:1000 [--replay SEED] [--jobs N]`: plays seeds; the last line is one JSON object."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.simulation.campaign import Result, Stage, in_memory, stage
+
+LOCAL: list[Stage] = []
+KEPT: list[contextlib.ExitStack] = []  # open for as long as the process lives
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code 1 if any seed broke an invariant."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description="Play whole services in worlds that fail.")
+    parser.add_argument("--seeds", default="0:200", help="FROM:TO, TO excluded (default: 0:200)")
+    parser.add_argument("--replay", type=int, help="one seed, with its whole trace")
+    parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
+    given = parser.parse_args(arguments)
+    if given.replay is not None:
+        return _replay(given.replay)
+    first, _, last = given.seeds.partition(":")
+    seeds = range(int(first), int(last or int(first) + 1))
+    began, faults, hours, jobs, broken, done = time.monotonic(), Counter[str](), 0.0, 0, 0, 0
+    for result in _results(seeds, given.jobs):
+        done += 1
+        hours += result.hours
+        jobs += result.jobs
+        faults += result.faults
+        if result.violations:
+            broken += 1
+            _show(result)
+        if done % 100 == 0:
+            rate = done / (time.monotonic() - began)
+            print(f"{done} of {len(seeds)} seeds, {rate:.1f} a second, {broken} with violations", file=sys.stderr, flush=True)
+    told = {"seeds": len(seeds), "hours": round(hours, 1), "jobs": jobs, "faults": dict(sorted(faults.items()))}
+    print(json.dumps({**told, "violations": broken}))
+    return 1 if broken else 0
+
+
+def _results(seeds: range, jobs: int) -> Iterator[Result]:
+    if jobs <= 1:
+        with stage() as here:
+            for seed in seeds:
+                yield here.play(seed)
+        return
+    with in_memory() as folder, multiprocessing.get_context("spawn").Pool(jobs, _open, (folder,)) as pool:
+        yield from pool.imap(_play, seeds, chunksize=5)
+
+
+def _open(folder: Path) -> None:
+    own = folder / str(os.getpid())
+    own.mkdir()
+    opened = contextlib.ExitStack()
+    LOCAL.append(opened.enter_context(stage(own)))
+    KEPT.append(opened)
+
+
+def _play(seed: int) -> Result:
+    return LOCAL[0].play(seed)
+
+
+def _replay(seed: int) -> int:
+    with stage() as here:
+        result = here.play(seed, whole=True)
+    print(*result.trace, sep="\n")
+    print(result.picture)
+    print(*result.violations, sep="\n")
+    print(
+        json.dumps({"seed": seed, "digest": result.digest, "faults": dict(result.faults), "violations": len(result.violations)})
+    )
+    return 1 if result.violations else 0
+
+
+def _show(result: Result) -> None:
+    lines = [f"seed {result.seed}:", *(f"  {one}" for one in result.violations[:8]), result.picture, "  the end of it:"]
+    lines += [f"    {line}" for line in result.trace[-25:]]
+    print(*lines, f"  again: python -m tests.simulation --replay {result.seed}", sep="\n", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,337 @@
+"""The forges of one world: the demo forge as GitHub, the fake GitLab, and what their users and runner programs do."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+from app.demo import forge as demo
+from app.demo.deliveries import Receipt
+from app.demo.deliveries import body as body_of
+from app.demo.deliveries import headers as headers_of
+from app.demo.keys import Keys, fresh
+from app.demo.nouns import Book, Delivery, JobSpec, Progress
+from app.demo.office import Office
+from app.demo.state import ForgeState
+from app.demo.work import Order, Refusal
+from app.forges.contract import Forge
+from app.forges.github import GitHubForge
+from app.forges.gitlab import GitLabForge
+from app.kit.clock import Clock
+from providers.contract import Secret
+from tests.fakes.gitlab import TOKEN, FakeGitLab
+from tests.fakes.loopback import Request
+from tests.forge_sides import GitHubProgram, GitLabProgram, RunnerProgram
+from tests.simulation.wire import Asked, Told, over_asgi, query_of
+
+LABELS = ("gpu", "rubin")
+HOOK_TOKEN = "hook-token-of-the-simulation"
+
+
+class Outlet:
+    """A clock whose hands are those of the world that runs."""
+
+    def __init__(self) -> None:
+        self.clock: Clock | None = None
+
+    def now(self) -> datetime:
+        assert self.clock is not None
+        return self.clock.now()
+
+    def monotonic(self) -> float:
+        assert self.clock is not None
+        return self.clock.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        raise AssertionError("the demo forge waits for nothing here")
+
+
+class Hall:
+    """The demo forge's application, built once in a process: its book is emptied for each world."""
+
+    def __init__(self) -> None:
+        self.clock = Outlet()
+        self.keys: Keys = fresh()
+        self.state: ForgeState = demo.forge_state("http://127.0.0.1")
+        self.app = demo.build(self.state, self.keys, clock=self.clock, access_clock=self.clock)
+        self.office: Office = self.app.state.office
+
+    def empty(self, clock: Clock, seed: int) -> None:
+        """As if it had just been made."""
+        self.clock.clock = clock
+        clean = Book(origin="http://127.0.0.1")
+        for field in dataclasses.fields(Book):
+            setattr(self.state.book, field.name, getattr(clean, field.name))
+        chance = cast(random.Random, self.state._chance)  # pyright: ignore[reportPrivateUsage]  its only source of chance
+        chance.seed(seed)
+        self.office.door._spent.clear()  # pyright: ignore[reportPrivateUsage]  every world has its own hour
+
+
+_HALL: list[Hall] = []
+
+
+def hall() -> Hall:
+    """The one of this process."""
+    if not _HALL:
+        _HALL.append(Hall())
+    return _HALL[0]
+
+
+@dataclasses.dataclass(slots=True)
+class Parcel:
+    """One webhook delivery on its way."""
+
+    forge: str
+    headers: dict[str, str]
+    body: bytes
+    receipt: Callable[[int], None]  # told the status of the answer; 0: none
+    job: str  # its key
+    action: str
+
+
+class Hub:
+    """GitHub, as far as Sublet, a user and a runner can tell."""
+
+    name = "github"
+    host = "127.0.0.1"
+
+    def __init__(self, clock: Clock, seed: int, quota: int, send: Callable[[Parcel], None]) -> None:
+        self._clock, self._send = clock, send
+        self._hall = hall()
+        self._hall.empty(clock, seed)
+        self.state, self.keys = self._hall.state, self._hall.keys
+        self.state.book.limits.requests_per_hour = quota
+        self.state.changed = self._pump
+        self._hall.office.changed = self._pump  # type: ignore[method-assign]  no doorbell: nobody waits at it
+        self._busy = False
+        self.state.hook("http://127.0.0.1/hooks/github", clock.now())
+
+    def adapter(self, app: bool) -> Forge:
+        """A fresh adapter, as a service makes one at its start."""
+        keys = self.keys
+        by_app: dict[str, Any] = {"app_id": str(self.state.book.app_id), "private_key": Secret(keys.app_pem)}
+        return GitHubForge(
+            webhook_secret=Secret(keys.webhook_secret),
+            now=self._clock.now,
+            api_url="http://127.0.0.1/api/v3",
+            **(by_app if app else {"token": Secret(keys.token)}),
+        )
+
+    def answer(self, asked: Asked) -> Told:
+        return over_asgi(self._hall.app, asked)
+
+    def secrets(self) -> list[str]:
+        return [self.keys.webhook_secret, self.keys.token, self.keys.app_pem[40:100]]
+
+    def _pump(self) -> None:
+        """Hand over every delivery that was not handed over yet."""
+        if self._busy:
+            return
+        self._busy = True
+        now = self._clock.now()
+        for one in self.state.outbox.due(now):
+            self.state.outbox.record(one, Receipt(504, "timed out"), now)  # until somebody answers
+            self._send(self._parcel(one))
+        self._busy = False
+
+    def _parcel(self, one: Delivery) -> Parcel:
+        headers = {name.lower(): value for name, value in headers_of(self.state.book, one, self.keys.webhook_secret).items()}
+
+        def receipt(status: int) -> None:
+            told = Receipt(status) if status else Receipt(502, "failed to connect to host")
+            self.state.outbox.record(one, told, self._clock.now(), headers)
+
+        key = str(one.payload.get("workflow_job", {}).get("id", ""))
+        return Parcel(self.name, headers, body_of(one), receipt, key, one.action or one.event)
+
+    # --- its users
+
+    def queue(self, repository: str, labels: list[str], *, fork: bool = False, gated: bool = False) -> str:
+        spec = JobSpec("eval", "eval", labels, needs_approval=gated)
+        event: dict[str, Any] = {"event": "pull_request", "fork": "mallory/train", "actor": "mallory"} if fork else {}
+        run = self.state.start(Order(repository, "c0ffee" + "0" * 34, [spec], **event), self._clock.now())
+        return str(next(job.id for job in self.state.book.jobs.values() if job.run_id == run.id))
+
+    def approve(self, key: str) -> None:
+        if self.state.book.jobs[int(key)].progress is Progress.WAITING:
+            self.state.approve(int(key), self._clock.now())
+
+    def cancel(self, key: str) -> None:
+        if self.state.book.jobs[int(key)].progress is not Progress.COMPLETED:
+            self.state.cancel(int(key), self._clock.now())
+
+    def rerun(self, key: str) -> str | None:
+        job = self.state.book.jobs.get(int(key))
+        if job is None or job.progress is not Progress.COMPLETED or job.superseded:
+            return None
+        return str(self.state.rerun([int(key)], self._clock.now())[0].id)
+
+    def steal(self, key: str) -> Callable[[], None] | None:
+        """A runner that is not ours takes the job; what ends it, or None if it cannot."""
+        job = self.state.book.jobs[int(key)]
+        if job.progress is not Progress.QUEUED:
+            return None
+        now = self._clock.now()
+        scope = f"repos/{self.state.book.runs[job.run_id].repository}"
+        minted = self.state.register(scope, f"their-own-{key}", job.labels, 1, now)
+        self.state.connect(minted.token, "s" * 64, "2.336.0", now)
+        runner = self.state.session(minted.token, "s" * 64, now)
+        taken = self.state.take(runner, now)
+        if taken is None:
+            self.state.remove(scope, runner.id)
+            return None
+        return lambda: self._finish(minted.token, "s" * 64, taken.id)
+
+    def _finish(self, token: str, session: str, job_id: int) -> None:
+        try:
+            self.state.finish(token, session, job_id, "success", self._clock.now())
+        except Refusal:
+            return  # it was lost, or cancelled, in the meantime
+
+    def program(self, credential: dict[str, Any]) -> RunnerProgram:
+        return GitHubProgram(cast(Any, self), credential["environment"]["ACTIONS_RUNNER_INPUT_JITCONFIG"])
+
+    def renew(self, program: RunnerProgram, key: str) -> bool:
+        """The runner's sign of life; True: its job is to be cancelled. Raises Refusal once the forge gave it up."""
+        ours = cast(Any, program)
+        now = self._clock.now()
+        return self.state.renew(self.state.session(ours._token, ours._session, now), int(key), now)
+
+    def abandon(self, program: RunnerProgram, key: str) -> None:
+        ours = cast(Any, program)
+        self.state.finish(ours._token, ours._session, int(key), "cancelled", self._clock.now())
+
+    def tick(self) -> None:
+        self.state.tick(self._clock.now())
+        self._pump()
+
+    # --- what it knows
+
+    def all_jobs(self) -> dict[str, str]:
+        """key -> "waiting", "queued", "in_progress", or the conclusion."""
+        return {str(job.id): job.conclusion or str(job.progress) for job in self.state.book.jobs.values()}
+
+    def registered(self) -> list[str]:
+        return [one.name for one in self.state.book.runners.values() if not one.name.startswith("their-own-")]
+
+    def busy_on(self, runner_name: str) -> str | None:
+        """The job that this runner has, unless it is to be cancelled."""
+        for runner in self.state.book.runners.values():
+            if runner.name == runner_name and runner.job_id is not None:
+                job = self.state.book.jobs[runner.job_id]
+                return None if job.cancel_asked_at is not None else str(job.id)
+        return None
+
+    def ran_on(self, key: str) -> str:
+        return self.state.book.jobs[int(key)].runner_name or ""
+
+    def note(self, key: str) -> str:
+        return self.state.book.jobs[int(key)].note
+
+
+class Lab(FakeGitLab):
+    """GitLab, as far as Sublet, a user and a runner can tell."""
+
+    name = "gitlab"
+    host = "gitlab.sim"
+
+    def __init__(self, clock: Clock, send: Callable[[Parcel], None]) -> None:
+        super().__init__(clock.now, webhook_token=HOOK_TOKEN)
+        self._clock, self._send = clock, send
+        self._paths: dict[str, int] = {}
+        self.lab = self  # as tests.forge_sides knows it
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}"
+
+    def adapter(self, app: bool) -> Forge:
+        return GitLabForge(url=self.url, token=Secret(TOKEN), webhook_token=Secret(HOOK_TOKEN), now=self._clock.now)
+
+    def answer(self, asked: Asked) -> Told:
+        request = Request(asked.verb, asked.path, query_of(asked), asked.headers, asked.body)
+        reply = self.api.answer(request)
+        raw = b"" if reply.body is None else json.dumps(reply.body).encode()
+        return Told(reply.status, {"content-type": "application/json", "ratelimit-remaining": "1999", **reply.headers}, raw)
+
+    def secrets(self) -> list[str]:
+        return [HOOK_TOKEN, TOKEN]
+
+    def changed(self, job: Any) -> None:
+        before = len(self.outbox)
+        super().changed(job)
+        for headers, body in self.outbox[before:]:
+            self._send(Parcel(self.name, headers, body, lambda _: None, str(job.id), job.status))
+        del self.outbox[before:]
+
+    def queue(self, repository: str, labels: list[str], *, fork: bool = False, gated: bool = False) -> str:
+        if repository not in self._paths:
+            self._paths[repository] = self.add_project(repository)
+        return str(self.queue_job(self._paths[repository], labels, status="created" if gated else "pending").id)
+
+    def approve(self, key: str) -> None:
+        if self.lab.jobs[int(key)].status == "created":
+            self.enqueue(self.lab.jobs[int(key)])
+
+    def cancel(self, key: str) -> None:
+        if self.all_jobs()[key] in ("waiting", "queued", "in_progress"):
+            self.cancel_job(self.lab.jobs[int(key)])
+
+    def rerun(self, key: str) -> str | None:
+        return str(self.retry_job(self.lab.jobs[int(key)]).id) if self.lab.jobs[int(key)].finished_at else None
+
+    def steal(self, key: str) -> Callable[[], None] | None:
+        job = self.lab.jobs[int(key)]
+        if job.status != "pending":
+            return None
+        self.start_job(job, 999_999)
+        return lambda: self.finish_job(job) if job.status == "running" else None
+
+    def program(self, credential: dict[str, Any]) -> RunnerProgram:
+        return GitLabProgram(cast(Any, self), credential["environment"]["CI_SERVER_TOKEN"])
+
+    def renew(self, program: RunnerProgram, key: str) -> bool:
+        return self.lab.jobs[int(key)].status == "canceled"
+
+    def abandon(self, program: RunnerProgram, key: str) -> None:
+        return None
+
+    def tick(self) -> None:
+        self.drop_stuck_jobs()
+        for job in list(self.lab.jobs.values()):  # a runner that died: GitLab fails its job after an hour without trace updates
+            if job.status == "running" and job.runner_id not in self.runners and job.runner_id != 999_999:
+                self.finish_job(job, "failed", "runner_system_failure")
+            elif job.status == "running" and job.started_at and self.now() - job.started_at > timedelta(hours=3):
+                self.finish_job(job, "failed", "stuck_or_timeout_failure")
+
+    def all_jobs(self) -> dict[str, str]:
+        words = {
+            "created": "waiting",
+            "pending": "queued",
+            "running": "in_progress",
+            "failed": "failure",
+            "canceled": "cancelled",
+        }
+        return {str(job.id): words.get(job.status, job.status) for job in self.lab.jobs.values()}
+
+    def registered(self) -> list[str]:
+        return [one.description for one in self.runners.values() if not one.description.startswith("sublet-beacon")]
+
+    def busy_on(self, runner_name: str) -> str | None:
+        for job in self.lab.jobs.values():
+            runner = self.runners.get(job.runner_id or 0)
+            if job.status == "running" and runner is not None and runner.description == runner_name:
+                return str(job.id)
+        return None
+
+    def ran_on(self, key: str) -> str:
+        job = self.lab.jobs[int(key)]
+        known = {one.id: one.description for one in [*self.removed, *self.runners.values()]}
+        return known.get(job.runner_id or 0, "")
+
+    def note(self, key: str) -> str:
+        return self.lab.jobs[int(key)].failure_reason

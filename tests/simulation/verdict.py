@@ -1,0 +1,233 @@
+"""What must hold once the world is quiet: leaks, books, jobs, calls, secrets. One function a question."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from app.core.billing import billed, price
+from providers.fake_cloud import Machine
+from tests.simulation.sky import Proof
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+CENT = Decimal("0.01")
+DONE = frozenset({"success", "failure", "cancelled", "skipped"})
+
+
+def settled(world: World) -> bool:
+    """Nothing is left to be done: no live lease, no machine, no runner, open books closed, and no job without its end."""
+    watch = world.watch
+    if watch.one("SELECT 1 FROM lease WHERE state <> 'released' LIMIT 1"):
+        return False
+    if watch.one("SELECT 1 FROM lease WHERE asked_at IS NOT NULL AND booked_at IS NULL LIMIT 1"):
+        return False
+    if watch.one("SELECT 1 FROM stray WHERE gone_at IS NULL LIMIT 1"):
+        return False
+    if any(cloud.living() for cloud in world.clouds.values()) or any(side.registered() for side in world.sides.values()):
+        return False
+    return not unserved(world)
+
+
+def unserved(world: World) -> list[str]:
+    """Jobs that wait, though they are ours and nothing says why not."""
+    rows = {row[0]: row[1:] for row in world.watch.all("SELECT id, state, not_ours FROM job")}
+    found: list[str] = []
+    for side in world.sides.values():
+        for key, state in side.all_jobs().items():
+            name = f"{side.name}-{key}"
+            known = rows.get(name)
+            if state in DONE:
+                if known is not None and known[0] != "completed":
+                    found.append(f"{name} ended ({state}), and is {known[0]} here")
+            elif name in world.users.foreign:
+                if known is not None and not known[1] and state != "waiting":
+                    found.append(f"{name} is not ours, and nobody says so")
+            elif known is None:
+                found.append(f"{name} is {state}, and unknown here")
+            elif not known[1]:
+                found.append(f"{name} is {state}")
+    return found
+
+
+def judge(world: World, quiet: bool) -> None:
+    """Every invariant; what does not hold is written to `world.violations`."""
+    if not quiet:
+        world.broken("not settled", "; ".join(unserved(world)) or "leases, machines or runners are left")
+    ownerless(world)
+    books(world)
+    endings(world)
+    history(world)
+    calls(world)
+    if quiet:
+        replay(world)
+    canaries(world)
+    for error in world.loop.errors:
+        world.broken("an error that nobody caught", repr(error.get("exception") or error.get("message"))[:300])
+    world.watch.sweep()
+
+
+def ownerless(world: World) -> None:
+    """No machine lives on, and no runner stays registered."""
+    for cloud in world.clouds.values():
+        for machine in cloud.living():
+            world.broken("an instance is left", f"{machine.id} {machine.tag} since {machine.created_at:%H:%M:%S}")
+    for side in world.sides.values():
+        for name in side.registered():
+            world.broken("a runner is left", f"{side.name} {name}")
+
+
+def books(world: World) -> None:
+    """The ledger is the invoice, to the cent: of each lease, and of all in each currency.
+
+    A bill ends when the provider shows that it ended: by the time it shows with it, or else by the time of its answer."""
+    charged: dict[str, Decimal] = defaultdict(Decimal)
+    currencies: dict[str, set[str]] = defaultdict(set)
+    for lease_id, amount, currency in world.watch.all("SELECT lease_id, amount, currency FROM charge"):
+        charged[lease_id] += Decimal(amount)
+        currencies[lease_id].add(currency)
+    ends = {
+        row[0]: _time(row[1]) for row in world.watch.all("SELECT instance_id, gone_at FROM lease WHERE gone_at IS NOT NULL")
+    }
+    ends |= {
+        row[0]: _time(row[1]) for row in world.watch.all("SELECT instance_id, gone_at FROM stray WHERE gone_at IS NOT NULL")
+    }
+    owners = {row[0]: row[1] for row in world.watch.all("SELECT tag, id FROM lease")}
+    owed: dict[str, Decimal] = defaultdict(Decimal)
+    for name, cloud in world.clouds.items():
+        vendor = next(one for one in world.conditions.vendors if one.name == name)
+        for machine in cloud.machines.values():
+            lease_id = owners.get(machine.tag)
+            if lease_id is None:
+                world.broken("an instance without a lease in the books", machine.tag)
+                continue
+            end = _end(world, machine, ends.get(machine.id))
+            if end is None:
+                continue
+            used = billed(end - machine.created_at, vendor.granularity, vendor.minimum)
+            owed[lease_id] += price(used, machine.price_per_hour)
+            if currencies[lease_id] - {vendor.currency}:
+                world.broken("booked in another currency", machine.tag)
+    tags = {row[0]: row[1] for row in world.watch.all("SELECT id, tag FROM lease")}
+    for lease_id in sorted(set(owed) | set(charged)):
+        if abs(owed[lease_id] - charged[lease_id]) >= CENT / 2:
+            world.broken("the books are not the invoice", f"{tags[lease_id]}: {charged[lease_id]:.6f} for {owed[lease_id]:.6f}")
+
+
+def _end(world: World, machine: Machine, booked: datetime | None) -> datetime | None:
+    """When its bill ended, as far as any service was told."""
+    proofs = world.watch.proofs.get(machine.id, [])
+    if booked is None:
+        world.broken("an instance whose end nobody wrote down", f"{machine.id} {machine.tag}")
+        return None
+    if not any(_fits(proof, booked) for proof in proofs):
+        world.broken(
+            "an end without a proof", f"{machine.tag} at {booked:%H:%M:%S.%f}, told {[one.at.time() for one in proofs]}"
+        )
+    if machine.gone_at is not None and booked < machine.gone_at - timedelta(milliseconds=2):
+        world.broken("booked to an end before the end", machine.tag)
+    return booked
+
+
+def _fits(proof: Proof, booked: datetime) -> bool:
+    return booked in (proof.at, proof.ended_at) or abs(booked - proof.at) < timedelta(seconds=1)
+
+
+def endings(world: World) -> None:
+    """Every job that is ours was run by us, taken by a stranger, cancelled; or its failure has a cause that is not ours."""
+    for side in world.sides.values():
+        for key, state in side.all_jobs().items():
+            name = f"{side.name}-{key}"
+            if state in DONE and name in world.users.foreign and world.watch.ran.get(name):
+                world.broken("a job that must not run here ran", name)
+            if state != "failure" or name in world.users.cancelled or name in world.users.stolen:
+                continue
+            if not world.watch.ran.get(name):
+                world.broken("a job failed, and no machine of ours had it", f"{name} {side.note(key)}")
+                continue
+
+
+def history(world: World) -> None:
+    """States only ever went on, each with its span; each create, move and destroy has its audit row."""
+    seen: dict[str, list[str]] = defaultdict(list)
+    for lease_id, state in world.watch.all("SELECT lease_id, state FROM span ORDER BY rowid"):
+        seen[lease_id].append(state)
+    audits: dict[str, list[str]] = defaultdict(list)
+    for action, thing in world.watch.all("SELECT action, object FROM audit"):
+        audits[thing].append(action)
+    for lease_id, states in seen.items():
+        told = audits[f"lease:{lease_id}"]
+        for state in states:
+            if told.count(f"lease.{state}") != 1:
+                world.broken("a change without its audit row", f"{lease_id} {state}: {told.count(f'lease.{state}')}")
+    owners = dict(world.watch.all("SELECT instance_id, id FROM lease"))
+    for instance_id in sorted(world.watch.destroys):
+        lease_id = owners.get(instance_id)
+        orphan = "instance.orphan" in audits[f"instance:{instance_id}"]
+        if not orphan and (lease_id is None or "lease.destroying" not in audits[f"lease:{lease_id}"]):
+            world.broken("a destroy without its audit row", instance_id)
+    known = {row[0] for row in world.watch.all("SELECT tag FROM lease")}
+    for _, _, tag in world.watch.creates:
+        if tag not in known:
+            world.broken("a create without a lease", tag)
+
+
+def calls(world: World) -> None:
+    """No more questions than the work needs: one credential a runner, one look a run; what faults made necessary is extra."""
+    count = world.calls
+    faults = sum(number for kind, number in count.items() if kind.startswith("spoiled "))
+    disturbed = world.counts["crash"] + world.counts["engine_paused"] + world.counts["service_away"]
+    minted = world.watch.one("SELECT coalesce(sum(mint_try), 0), count(*) FROM lease WHERE runner_name <> ''")
+    asked = count["POST generate-jitconfig"]
+    if asked > minted[0]:
+        world.broken("more credentials than tries", f"{asked} for {minted[0]}")
+    if minted[0] > minted[1] + faults + disturbed:
+        world.broken("more tries than runners and faults", f"{minted[0]} for {minted[1]} and {faults}")
+    runs = len(world.hub.state.book.runs) + sum(run.attempt - 1 for run in world.hub.state.book.runs.values())
+    looks = count["GET runs"] - count["GET runs?"]
+    if looks > runs + 2 * (faults + disturbed):
+        world.broken("a run was asked for more than once", f"{looks} for {runs} and {faults}")
+
+
+def replay(world: World) -> None:
+    """Every webhook of the seed once more, shuffled and under new ids: nothing follows."""
+    from tests.simulation.users import renamed
+
+    def state() -> list[object]:
+        watch = world.watch
+        jobs = watch.all("SELECT id, state, pool, lease_id, conclusion, attempt, labels FROM job ORDER BY id")
+        return [jobs, watch.all("SELECT id, state, reason FROM lease ORDER BY id"), len(watch.creates)]
+
+    before = state()
+    parcels = [renamed(one, world.dice) for one in world.parcels]
+    world.dice.shuffle(parcels)
+    known = len(world.parcels)
+    for parcel in parcels:
+        world.users.post(dataclasses.replace(parcel, receipt=_unheard))
+    world.loop.run(lambda: False, world.loop.now + 2 * world.conditions.beat + 120)
+    after = state()
+    if len(world.parcels) == known and before != after:
+        changed = [f"{old} -> {new}" for old, new in zip(before, after, strict=True) if old != new]
+        world.broken("a replay changed something", "; ".join(changed)[:600])
+
+
+def _unheard(_: int) -> None:
+    return None
+
+
+def canaries(world: World) -> None:
+    """No secret lies in the database's files in the clear."""
+    world.database.close()
+    kept = b"".join(path.read_bytes() for path in sorted(world.database_path.parent.glob(world.database_path.name + "*")))
+    secrets = {*world.canaries, *(one for side in world.sides.values() for one in side.secrets())}
+    for secret in sorted(secrets):
+        if secret.encode() in kept:
+            world.broken("a secret in the clear", f"{secret[:4]}…")
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text + "+00:00")

@@ -1,0 +1,137 @@
+"""What must hold at every moment: checked at each commit by the database itself, and at each call to a provider."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.core.states import State
+from providers.contract import Order, Phase
+from tests.simulation.sky import Proof
+from tests.simulation.tenant import Tenant
+
+if TYPE_CHECKING:
+    from tests.simulation.server import Server
+    from tests.simulation.world import World
+
+RANK = "CASE {} " + " ".join(f"WHEN '{state}' THEN {place}" for place, state in enumerate(State)) + " END"
+JOB_RANK = "CASE {} WHEN 'waiting' THEN 0 WHEN 'queued' THEN 1 WHEN 'in_progress' THEN 2 WHEN 'completed' THEN 3 END"
+TRIGGERS = f"""
+CREATE TABLE sim_broken (text TEXT);
+CREATE TABLE sim_pool (name TEXT PRIMARY KEY, ceiling INTEGER);
+CREATE TRIGGER sim_lease_back AFTER UPDATE OF state ON lease WHEN {RANK.format("NEW.state")} < {RANK.format("OLD.state")}
+BEGIN INSERT INTO sim_broken VALUES ('a lease went back: ' || NEW.name || ' ' || OLD.state || ' to ' || NEW.state); END;
+CREATE TRIGGER sim_job_back AFTER UPDATE OF state ON job WHEN {JOB_RANK.format("NEW.state")} < {JOB_RANK.format("OLD.state")}
+BEGIN INSERT INTO sim_broken VALUES ('a job went back: ' || NEW.id || ' ' || OLD.state || ' to ' || NEW.state); END;
+CREATE TRIGGER sim_ceiling AFTER INSERT ON lease WHEN (SELECT count(*) FROM lease WHERE pool = NEW.pool AND state <> 'released')
+  > coalesce((SELECT ceiling FROM sim_pool WHERE name = NEW.pool), 0)
+BEGIN INSERT INTO sim_broken VALUES ('a ceiling was exceeded: ' || NEW.pool); END;
+CREATE TRIGGER sim_two_jobs AFTER UPDATE OF job_id ON lease WHEN OLD.job_id <> '' AND NEW.job_id <> OLD.job_id
+BEGIN INSERT INTO sim_broken VALUES ('a lease changed its job: ' || NEW.name); END;
+CREATE TRIGGER sim_job_twice AFTER UPDATE OF job_id ON lease WHEN NEW.job_id <> '' AND NEW.job_id <> OLD.job_id
+  AND EXISTS (SELECT 1 FROM lease WHERE job_id = NEW.job_id AND id <> NEW.id)
+BEGIN INSERT INTO sim_broken VALUES ('a job has two leases: ' || NEW.job_id); END;
+CREATE TRIGGER sim_other_instance AFTER UPDATE OF instance_id ON lease WHEN OLD.instance_id <> '' AND NEW.instance_id <> OLD.instance_id
+BEGIN INSERT INTO sim_broken VALUES ('a lease changed its instance: ' || NEW.name); END;
+CREATE TRIGGER sim_after_end AFTER UPDATE ON lease WHEN OLD.state = 'released' AND (NEW.gone_at IS NOT OLD.gone_at
+  OR NEW.instance_id <> OLD.instance_id OR NEW.asked_at IS NOT OLD.asked_at)
+BEGIN INSERT INTO sim_broken VALUES ('a released lease changed: ' || NEW.name); END;
+CREATE TRIGGER sim_book_twice AFTER UPDATE OF booked_at ON lease WHEN OLD.booked_at IS NOT NULL AND NEW.booked_at IS NOT OLD.booked_at
+BEGIN INSERT INTO sim_broken VALUES ('books were closed twice: ' || NEW.name); END;
+"""
+
+JUSTIFIED = frozenset({"operator", "job_timeout", "join_reused", "job_refused", "shutdown", "job_done"})
+"""Reasons that end a busy runner's machine; `job_done` only where the node itself said so, which is its own loss."""
+
+
+class Watch:
+    """Holds a connection of its own, so that it sees what others would see: committed rows only."""
+
+    def __init__(self, world: World, database: Path) -> None:
+        self.world = world
+        self.rows = sqlite3.connect(database, isolation_level=None)
+        self.proofs: dict[str, list[Proof]] = {}  # instance -> every time that a service was told of its end
+        self.creates: list[tuple[float, str, str]] = []  # when, provider, tag
+        self.destroys: set[str] = set()
+        self.ran: dict[str, list[str]] = {}  # job -> leases of the machines that ran it
+
+    def close(self) -> None:
+        self.rows.close()
+
+    def one(self, query: str, *values: Any) -> Any:
+        return self.rows.execute(query, values).fetchone()
+
+    def all(self, query: str, *values: Any) -> list[Any]:
+        return self.rows.execute(query, values).fetchall()
+
+    def creating(self, server: Server, provider: str, order: Order) -> None:
+        """The request is about to reach the vendor: its intent must be there already, in the open."""
+        world = self.world
+        world.trace(f"{server.name} create {provider} {order.tag}")
+        self.creates.append((world.loop.now, provider, order.tag))
+        found = self.one("SELECT state, asked_at, provider, create_key FROM lease WHERE tag = ?", order.tag)
+        if found is None or found[1] is None or found[2] != provider or found[3] != order.key:
+            world.broken("an instance without its intent", f"{order.tag}: {found}")
+
+    def destroying(self, server: Server, provider: str, instance_id: str) -> None:
+        """A busy runner's machine goes only for a reason that two can see."""
+        world = self.world
+        self.destroys.add(instance_id)
+        tenant = world.tenants.get(instance_id)
+        world.trace(f"{server.name} destroy {provider} {instance_id}")
+        if tenant is None or not tenant.working or not tenant.here or tenant.work is None:
+            return
+        found = self.one("SELECT reason, hard_end, runner_exited_at, tag FROM lease WHERE instance_id = ?", instance_id)
+        reason = "" if found is None else found[0] or ""
+        if tenant.side.busy_on(tenant.runner_name) is None:
+            return
+        late = found is not None and found[1] is not None and _time(found[1]) <= world.clock.now()
+        if late or (reason in JUSTIFIED and (reason != "job_done" or found[2] is not None)):
+            return
+        if found is None and self.one("SELECT 1 FROM lease WHERE tag = ?", tenant.machine.tag) is None:
+            return
+        world.broken(
+            "a busy machine was destroyed", f"{tenant.machine.tag} {reason or 'without a reason'}, job {tenant.work.key}"
+        )
+
+    def started(self, tenant: Tenant, job: str) -> None:
+        """A job begins on one of our machines."""
+        self.world.trace(f"job {job} starts on {tenant.machine.tag}")
+        on = self.ran.setdefault(f"{tenant.side.name}-{job}", [])
+        on.append(tenant.lease_id)
+        if len(set(on)) > 1:
+            self.world.broken("a job ran on two leases", job)
+
+    def after(self, server: Server, name: str, args: tuple[Any, ...], result: object) -> None:
+        """A call of the service has just ended."""
+        if name == "move" and result is True and len(args) > 2:
+            held, to = args[1], args[2]
+            self.world.trace(f"{server.name} {held.name} {to}")
+            if to is State.RELEASED:
+                self._released(held.id)
+
+    def _released(self, lease_id: str) -> None:
+        tag, instance_id = self.one("SELECT tag, instance_id FROM lease WHERE id = ?", lease_id)
+        now = self.world.clock.now()
+        for cloud in self.world.clouds.values():
+            machine = cloud.machines.get(instance_id)
+            if machine is not None and machine.phase(now) is not None:
+                self.world.broken("released before its instance was gone", tag)
+            elif not instance_id:
+                for other in cloud.machines.values():
+                    if other.tag == tag and other.phase(now) not in (None, Phase.DESTROYING):
+                        if now - other.created_at > timedelta(seconds=1):
+                            self.world.broken("released while an instance of its tag was there", tag)
+
+    def sweep(self) -> None:
+        """What the database's own triggers found."""
+        for (text,) in self.all("SELECT text FROM sim_broken"):
+            self.world.broken(str(text).partition(":")[0], str(text))
+        if self.world.broken_count:
+            self.rows.execute("DELETE FROM sim_broken")
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text + "+00:00")

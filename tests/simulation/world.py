@@ -1,0 +1,380 @@
+"""One seed from its first webhook to the last cent: chaos for some hours, then quiet until everything is settled."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import requests
+
+from app.core.model import Pool, RepositoryRule, ScopeKind
+from app.engine.step import Timing
+from app.store.db import Database
+from app.store.vault import Vault
+from app.wiring import telemetry_of
+from providers.contract import Need, Provider
+from tests.simulation import verdict
+from tests.simulation.conditions import Conditions, Window
+from tests.simulation.hub import LABELS, Hub, Lab, Parcel
+from tests.simulation.loop import Loop
+from tests.simulation.server import Door, Server
+from tests.simulation.sky import Bridge, make_cloud
+from tests.simulation.tenant import Tenant
+from tests.simulation.users import Users
+from tests.simulation.watch import Watch
+from tests.simulation.wire import BOARD, Asked, Told
+
+START = datetime.fromisoformat("2026-11-21T12:00:00+00:00")
+REPOSITORIES = ("acme/train", "acme/infer")
+SETTLED_WITHIN = 3.0 * 3600
+"""Virtual seconds of quiet after which everything must have come to its end."""
+KEPT = 400
+
+
+class WorldClock:
+    """Virtual time, as everybody but the services sees it."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+
+    def now(self) -> datetime:
+        return START + timedelta(seconds=self._loop.now)
+
+    def monotonic(self) -> float:
+        return self._loop.now
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class World:
+    """Everything of one seed. `broken` collects what must not have happened."""
+
+    def __init__(self, conditions: Conditions, database: Path, vault: Path) -> None:
+        self.conditions = conditions
+        self.dice = random.Random(f"world {conditions.seed}")
+        self.loop = Loop()
+        self.clock = WorldClock(self.loop)
+        self.troubled = True
+        self.keeps_all = False
+        self.counts: Counter[str] = Counter()
+        self.violations: list[str] = []
+        self.lines: list[str] = []
+        self.digest = hashlib.sha256()
+        self.canaries: set[str] = set()
+        self.calls: Counter[str] = Counter()
+        self._news: asyncio.Event | None = None
+        self.parcels: list[Parcel] = []
+        self.database_path = database
+        self.database = Database(f"sqlite:///{database}")
+        self.vault = Vault(vault)
+        self.watch = Watch(self, database)
+        self.door = Door(self)
+        self.users = Users(self)
+        self.hub = Hub(self.clock, conditions.seed, conditions.quota, self._post)
+        self.sides: dict[str, Any] = {"github": self.hub}
+        if conditions.gitlab:
+            self.sides["gitlab"] = Lab(self.clock, self._post)
+        self.clouds = {vendor.name: make_cloud(self, vendor) for vendor in conditions.vendors}
+        self.tenants: dict[str, Tenant] = {}
+        self.pools = {pool.name: pool for pool in (self._pool(),)}
+        self.repositories = (RepositoryRule("acme/*"),)
+        self.timing = timing_of(conditions)
+        self.telemetry = telemetry_of(self.sides, self.clouds, self.pools)
+        self.servers: dict[str, Server | None] = {}
+        for pool in self.pools.values():
+            self.watch.rows.execute("INSERT INTO sim_pool VALUES (?, ?)", (pool.name, pool.ceiling))
+
+    def _pool(self) -> Pool:
+        known = self.conditions
+        return Pool(
+            name="gpu",
+            labels=frozenset(LABELS),
+            need=Need(gpu="rubin", gpus=1, gpu_memory_gib=80, max_price_per_hour=Decimal("9.50")),
+            ceiling=known.ceiling,
+            scopes={"github": ScopeKind.ORGANIZATION} if known.organization else {},
+            idle_limit=timedelta(minutes=known.idle),
+            max_duration=timedelta(minutes=known.longest),
+            boot_limit=timedelta(minutes=min(known.boot_limit, known.longest)),
+        )
+
+    # --- what happened
+
+    def count(self, fault: str) -> None:
+        self.counts[fault] += 1
+
+    def happens(self, name: str) -> bool:
+        """Whether this fault meets this one; counted where it takes its effect."""
+        rate = self.conditions.rates.get(name)
+        if rate is None or not self.troubled or self.dice.random() >= rate:
+            return False
+        if name.startswith("node_") and name != "node_mute_later":
+            self.count("clock_skew" if name == "node_clock" else name)
+        return True
+
+    def during(self, kind: str) -> bool:
+        now = self.loop.now
+        return self.troubled and any(one.kind == kind and one.begins <= now < one.ends for one in self.conditions.windows)
+
+    def trace(self, line: str) -> None:
+        told = f"{self.loop.now:.3f} {line}"
+        self.digest.update(told.encode())
+        self.lines.append(told)
+        if len(self.lines) > 2 * KEPT and not self.keeps_all:
+            del self.lines[:KEPT]
+
+    @property
+    def broken_count(self) -> int:
+        return len(self.violations)
+
+    def broken(self, what: str, detail: str = "") -> None:
+        told = f"{what}: {detail}" if detail else what
+        if told not in self.violations:
+            self.violations.append(told)
+            self.trace(f"VIOLATION {told}")
+
+    # --- services
+
+    def start(self) -> None:
+        BOARD.router, BOARD.now = self.route, lambda: self.clock.now().timestamp()
+        for number in range(self.conditions.servers):
+            self.servers[f"s{number + 1}"] = None
+            self._boot(f"s{number + 1}")
+        for window in self.conditions.windows:
+            self.loop.call_at(window.begins, self._opens, window)
+        if self.conditions.skew:
+            begins = self.dice.uniform(0, self.conditions.hours * 3600)
+            self.loop.call_at(begins, self.count, "clock_skew")
+            self._jump = (begins, begins + self.dice.choice((60.0, 1200.0, 7200.0)))
+        self.loop.spawn(None, self.users.work())
+        self.loop.spawn(None, self._tick())
+
+    _jump = (0.0, 0.0)
+
+    def host_time(self) -> datetime:
+        """What a host's own clock says; where several services share a database, they ask that instead."""
+        alone = self.conditions.servers == 1
+        wrong = alone and self.troubled and self._jump[0] <= self.loop.now < self._jump[1]
+        return self.clock.now() + timedelta(seconds=self.conditions.skew if wrong else 0.0)
+
+    def _boot(self, name: str) -> None:
+        if self.servers[name] is not None:
+            return
+        if self.servers and self._jump[0] <= self.loop.now < self._jump[1]:
+            self._jump = (0.0, 0.0)  # a host that starts anew has set its clock
+        self.trace(f"{name} starts")
+        self.servers[name] = Server(self, name, self.host_time)
+
+    def _opens(self, window: Window) -> None:
+        if not self.troubled:
+            return
+        self.trace(f"{window.kind} until {window.ends:.0f}")
+        if window.kind == "service_away":
+            self.count("service_away")
+            for name, server in self.servers.items():
+                if server is not None:
+                    self._end(server)
+                    self.loop.call_at(window.ends, self._boot, name)
+        elif window.kind == "capacity_gone":
+            self.count("no_capacity")
+            for cloud in self.clouds.values():
+                before, cloud.capacity = cloud.capacity, 0
+                self.loop.call_at(window.ends, setattr, cloud, "capacity", before)
+
+    def crash(self, server: Server) -> None:
+        """kill -9. It comes back soon; sometimes to die again at once."""
+        if not server.process.alive:
+            return
+        self.count("crash")
+        self.trace(f"{server.name} crashes")
+        self._end(server)
+        self.loop.call_later(self.dice.choice((1.0, 5.0, 30.0, 120.0)), self._boot, server.name)
+
+    def _end(self, server: Server) -> None:
+        server.process.alive = False
+        self.servers[server.name] = None
+        for waiter in list(server.process.waiters):
+            if not waiter.done():
+                waiter.set_exception(httpx.ConnectError("reset"))
+
+    def pause(self, server: Server) -> None:
+        """The whole process stands still, and does not know it."""
+        if server.process.paused:
+            return
+        self.count("engine_paused")
+        for_long = self.dice.choice((5.0, 60.0, 300.0, 1200.0))
+        self.trace(f"{server.name} stands still for {for_long:.0f} s")
+        server.process.paused = True
+        self.loop.call_later(for_long, self.loop.resume, server.process)
+
+    def choose_server(self) -> Server | None:
+        up = [server for server in self.servers.values() if server is not None]
+        return self.dice.choice(up) if up else None
+
+    def wrapped(self, name: str, server: Server) -> Provider:
+        vendor = next(one for one in self.conditions.vendors if one.name == name)
+        return Bridge(self, server, vendor, self.clouds[name])
+
+    # --- machines
+
+    def notice(self, name: str) -> None:
+        """Machines that have come to be begin to live."""
+        cloud = self.clouds[name]
+        cloud.settle()
+        for machine in list(cloud.machines.values()):
+            if machine.id not in self.tenants:
+                self.trace(f"machine {machine.id} {machine.tag}")
+                tenant = self.tenants[machine.id] = Tenant(self, cloud, machine)
+                self.loop.spawn(None, tenant.live())
+
+    def durations(self) -> float:
+        """Seconds that a job takes."""
+        return self.dice.choice((20.0, 60.0, 240.0, 600.0))
+
+    # --- forges
+
+    def route(self, asked: Asked) -> Told:
+        """An API request of a service to a forge."""
+        side = next((one for one in self.sides.values() if one.host == asked.host), None)
+        if side is None:
+            raise requests.ConnectionError(f"no such host {asked.host}")
+        self.calls[kind_of(asked)] += 1
+        rate = self.conditions.rates
+        if self.troubled:
+            if self.during("forge_down"):
+                self._spoiled("forge_down", asked)
+                return Told(502, {}, b"{}") if self.dice.random() < 0.5 else _no_answer()
+            if self.during("forge_rate_limited"):
+                self._spoiled("forge_rate_limited", asked)
+                return Told(429, {"retry-after": "60"}, b'{"message": "slow down"}')
+            if "forge_unreachable" in rate and self.dice.random() < rate["forge_unreachable"]:
+                self._spoiled("forge_unreachable", asked)
+                return _no_answer()
+            if "forge_error" in rate and self.dice.random() < rate["forge_error"]:
+                self._spoiled("forge_error", asked)
+                return Told(self.dice.choice((500, 502, 503)), {}, b"{}")
+            if (
+                "jit_conflict" in rate
+                and asked.path.endswith("generate-jitconfig")
+                and self.dice.random() < rate["jit_conflict"]
+            ):
+                self._spoiled("jit_conflict", asked)
+                return Told(409, {}, b'{"message": "Already exists"}')
+        told = side.answer(asked)
+        if told.status == 403 and b"rate limit" in told.body:
+            self._spoiled("forge_rate_limited", asked)
+        if self.troubled and "forge_lost_reply" in rate and self.dice.random() < rate["forge_lost_reply"]:
+            self._spoiled("forge_lost_reply", asked)
+            return _no_answer()
+        return told
+
+    def _spoiled(self, fault: str, asked: Asked) -> None:
+        self.count(fault)
+        self.calls["spoiled " + kind_of(asked)] += 1
+
+    def _post(self, parcel: Parcel) -> None:
+        self.parcels.append(parcel)
+        if self._news is not None:
+            self._news.set()
+        self.users.post(parcel)
+
+    async def news(self, seconds: float) -> None:
+        """Until a forge has something new, or so many seconds have passed."""
+        if self._news is None or self._news.is_set():
+            self._news = asyncio.Event()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        except TimeoutError:
+            return
+        await asyncio.sleep(1.0)
+
+    async def _tick(self) -> None:
+        """What time alone brings about at forges and clouds."""
+        while True:
+            await asyncio.sleep(30)
+            for side in self.sides.values():
+                side.tick()
+            for name in self.clouds:
+                self.notice(name)
+
+    # --- the course of things
+
+    def run(self) -> None:
+        """Chaos, then quiet; then everything is checked."""
+        self.start()
+        self.loop.run(lambda: False, self.conditions.hours * 3600)
+        self.calm()
+        settled = verdict.settled(self)
+        limit = self.loop.now + SETTLED_WITHIN
+        while not settled and self.loop.now < limit:
+            self.loop.run(lambda: False, self.loop.now + 60)
+            settled = verdict.settled(self)
+        verdict.judge(self, settled)
+
+    def calm(self) -> None:
+        """No more trouble: what is down comes up, who stood still goes on, and lists are up to date."""
+        self.trace("quiet")
+        self.troubled = False
+        self.hub.state.book.limits.requests_per_hour = 1_000_000
+        for vendor in self.conditions.vendors:
+            cloud = self.clouds[vendor.name]
+            cloud.capacity, cloud.faults.list_lag = None, timedelta(0)
+        for name, server in self.servers.items():
+            if server is None:
+                self._boot(name)
+            else:
+                server.crash_rate = server.pause_rate = 0.0
+                if server.process.paused:
+                    self.loop.resume(server.process)
+
+    def picture(self) -> str:
+        """Every lease and job as it stands, and the last that happened."""
+        rows = self.watch.all("SELECT name, state, reason, note, instance_id, tag FROM lease ORDER BY created_at")
+        jobs = self.watch.all("SELECT id, state, pool, not_ours, wait, lease_id, conclusion FROM job ORDER BY seen_at")
+        lines = [f"  lease {' | '.join(str(value) for value in row)}" for row in rows]
+        lines += [f"  job {' | '.join(str(value) for value in row)}" for row in jobs]
+        for side in self.sides.values():
+            lines.append(f"  {side.name} says {json.dumps(side.all_jobs())} runners {side.registered()}")
+        living = [(one.id, one.tag) for cloud in self.clouds.values() for one in cloud.living()]
+        return "\n".join([*lines, f"  machines {living}"])
+
+    def close(self) -> None:
+        self.loop.bury()
+        self.watch.close()
+        self.database.close()
+        BOARD.router = None
+
+
+def timing_of(known: Conditions) -> Timing:
+    """The service's own rhythm, coarse enough for hours in a blink."""
+    given: Mapping[str, float] = {
+        "beat": known.beat,
+        "hold": known.hold,
+        "silent": known.silent,
+        "watch": known.sweep,
+        "sweep": known.sweep,
+        "hush": known.heartbeat * 3,
+        "forge_sweep": known.forge_sweep,
+    }
+    fields: Any = Timing.__dataclass_fields__
+    return Timing(**{name: timedelta(seconds=value) for name, value in given.items() if name in fields})
+
+
+def kind_of(asked: Asked) -> str:
+    """The kind of a request, for the count of calls."""
+    parts = ["N" if part.isdigit() else part for part in asked.path.split("/")]
+    return f"{asked.verb} {parts[-2] if parts[-1] == 'N' else parts[-1]}"
+
+
+def _no_answer() -> Told:
+    raise requests.ConnectionError("no answer")
