@@ -19,6 +19,7 @@ import jwt
 
 from tests.fakes import openapi
 from tests.fakes.loopback import Fault, Loopback, Reply, Request
+from tests.forges.github_hooks import Hooks
 
 NOT_FOUND = Reply(404, {"message": "Not Found"})
 APP_ID = "4711"
@@ -53,6 +54,8 @@ class GitHubServer:
         self.installations: dict[int, str] = {77: "acme"}
         self.repositories: set[str] = {"acme/train", "acme/eval"}
         self.permissions = {"administration": "write", "organization_self_hosted_runners": "write", "actions": "read"}
+        self.more_apps: dict[str, dict[int, str]] = {}  # id of a further App -> its installations
+        self.left: dict[str, int] = {}  # calls left of an installation's id or "personal"; what is not named has plenty
         self.events = ["workflow_job"]
         self.grants: dict[str, Grant] = {}
         self.personal = "ghp_" + "p" * 36
@@ -60,6 +63,7 @@ class GitHubServer:
         self.jobs: dict[tuple[str, int], dict[str, Any]] = {}
         self.page_cap = 100
         self.minted_configs: list[str] = []
+        self.hooks = Hooks()
         self.violations: list[str] = []
         self._next = 100
 
@@ -132,18 +136,40 @@ class GitHubServer:
         path = request.path.removeprefix(self._prefix)
         if self._prefix and not request.path.startswith(self._prefix):
             return NOT_FOUND
-        reply = self._route(request, path)
-        if openapi.DATA.is_dir():
+        reply = self._over(request) or self._route(request, path)
+        if openapi.DATA.is_dir() and not path.endswith("/hooks"):  # not in the cut file
             judge = openapi.github_enterprise() if path.startswith("/enterprises/") else openapi.github()
             self.violations += judge.request(request.verb, path, request.query, request.body)
             self.violations += judge.response(request.verb, path, reply.status, reply.body)
-        left = {"X-RateLimit-Limit": "5000", "X-RateLimit-Remaining": "4999", "X-RateLimit-Reset": "1795262400"}
+        still = self.left.get(self._whose(request), 4999)
+        hour = int(self.now().timestamp()) // 3600
+        left = {
+            "X-RateLimit-Limit": "5000",
+            "X-RateLimit-Remaining": str(still),
+            "X-RateLimit-Reset": str(3600 * (hour + 1)),
+        }
         return Reply(reply.status, reply.body, {**left, **reply.headers}, reply.raw)
+
+    def _whose(self, request: Request) -> str:
+        token = request.headers.get("authorization", "").partition(" ")[2]
+        return "personal" if token == self.personal else str(self.grants[token].installation) if token in self.grants else ""
+
+    def _over(self, request: Request) -> Reply | None:
+        """One call less for this credential; a refusal where it has none left."""
+        whose = self._whose(request)
+        if whose not in self.left:
+            return None
+        if self.left[whose] <= 0:
+            return Reply(403, {"message": "API rate limit exceeded for installation."})
+        self.left[whose] -= 1
+        return None
 
     def _route(self, request: Request, path: str) -> Reply:
         kind, _, value = request.headers.get("authorization", "").partition(" ")
         if kind == "Bearer":
             return self._for_app(request, path, value)
+        if value == self.personal and (reply := self.hooks.answer(request, path)):
+            return reply
         if path == "/rate_limit" and value == self.personal:
             rate = {"limit": 5000, "remaining": 4999, "reset": 1795262400, "used": 1}
             return Reply(200, {"resources": {"core": rate, "search": rate}, "rate": rate})
@@ -169,22 +195,22 @@ class GitHubServer:
             )
         except jwt.PyJWTError:
             return Reply(401, {"message": "A JSON web token could not be decoded"})
-        if claims["iss"] != APP_ID or claims["exp"] - claims["iat"] > 660:
+        if claims["iss"] not in (APP_ID, *self.more_apps) or claims["exp"] - claims["iat"] > 660:
             return Reply(401, {"message": "'Issuer' claim ('iss') or expiration is not right"})
         if path == "/app":
             return Reply(200, self._app())
         if found := re.fullmatch(r"/(?:orgs|repos)/(.+)/installation", path):
             owner = found[1].partition("/")[0]
-            for number, account in self.installations.items():
+            for number, account in self.more_apps.get(claims["iss"], self.installations).items():
                 if account == owner and ("/" not in found[1] or found[1] in self.repositories):
                     return Reply(200, self._installation(number, account))
             return NOT_FOUND
         if found := re.fullmatch(r"/app/installations/(\d+)/access_tokens", path):
-            return self._token(request, int(found[1]))
+            return self._token(request, int(found[1]), self.more_apps.get(claims["iss"], self.installations))
         return NOT_FOUND
 
-    def _token(self, request: Request, number: int) -> Reply:
-        account = self.installations.get(number)
+    def _token(self, request: Request, number: int, installations: dict[int, str]) -> Reply:
+        account = installations.get(number)
         if account is None:
             return NOT_FOUND
         body: dict[str, Any] = request.body or {}
