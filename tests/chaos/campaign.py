@@ -21,7 +21,7 @@ from tests.chaos.verdict import Verdict
 TICK = 0.05  # seconds between two looks at what is due
 AIM_SECONDS = 6.0
 """An aimed strike falls after so long even if its moment did not come."""
-START_SECONDS = 60.0
+START_SECONDS = 90.0
 QUIET_SECONDS = 300.0
 """After the last strike everything must be at its end within this: two sweeps find an orphan, and the idle limit is shorter."""
 FAULTS: Mapping[str, Any] = {"lose": 0.04, "fail": 0.06, "repeat": 0.08, "delay": 0.08, "reorder": 0.05, "parallel": 4}
@@ -69,7 +69,11 @@ class Campaign:
         began = time.monotonic()
         for service in self.stage.services:
             service.start()
-        self._until(self.stage.whole, START_SECONDS, working=False)
+        if not self._until(self.stage.whole, START_SECONDS, working=False):
+            self.outcome.trouble.append(
+                f"the service does not come up: {[one.name for one in self.stage.services if not one.up]}"
+            )
+            return
         say(f"{self.stage.scenario.name}: up after {time.monotonic() - began:.1f} s; {len(self._strikes)} strikes follow")
         for place, strike in enumerate(self._strikes):
             self._until(lambda: False, strike.gap)
@@ -130,11 +134,11 @@ class Campaign:
             self.outcome.forge_restarts += self.stage.kill_forge(time.monotonic() + min(strike.down, 3.0))
 
     def _kill(self, strike: Strike) -> bool:
-        """kill -9 of the victim, or of the next one that is up and not paused."""
+        """kill -9 of the victim, or of the next one that can be had. One that is paused would not notice."""
         services = self.stage.services
         for step in range(len(services)):
             service = services[(strike.victim + step) % len(services)]
-            if not service.paused and service.kill(time.monotonic() + strike.down):
+            if not service.paused and (strike.early or service.up) and service.kill(time.monotonic() + strike.down):
                 self.outcome.by_target[service.role] += 1
                 self.outcome.by_moment[str(strike.moment or "any")] += 1
                 return True

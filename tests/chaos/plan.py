@@ -44,6 +44,7 @@ class Strike:
     kind: Kind
     victim: int  # which process of the service; for others a number to choose by
     gap: float
+    early: bool  # it may hit one that is only starting
     moment: State | None
     late: float  # seconds after that moment
     down: float  # seconds until it is started again; of a pause, how long it lasts
@@ -53,6 +54,9 @@ PAUSES, DATABASES, NODES, FORGES = 0.1, 0.1, 0.1, 0.04
 """How many of each, as shares of the kills. NODES are kills, too; the others come on top."""
 AIMED = 0.6
 """Kills that wait for a moment when something is under way: a crash there is worth ten elsewhere."""
+
+EARLY = 0.15
+"""Kills that may hit a process which is only starting. Where all do, nothing ever gets under way."""
 
 
 def plan(scenario: Scenario, kills: int, hold: float, seed: int) -> list[Strike]:
@@ -76,6 +80,7 @@ def _strike(kind: Kind, scenario: Scenario, hold: float, chance: random.Random) 
         kind=kind,
         victim=chance.randrange(1000),
         gap=min(chance.expovariate(1 / scenario.gap), 4 * scenario.gap),
+        early=chance.random() < EARLY,
         moment=moment,
         late=chance.choice((0.0, chance.uniform(0.0, 0.05), chance.uniform(0.0, 0.8))),
         down=min(down, hold + 6.0),

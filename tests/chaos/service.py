@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,9 @@ TREE = Path(app.__file__).resolve().parents[1]
 REST = 0.5
 """Seconds until one that ended by itself is started again."""
 STOP_SECONDS = 30.0
+LOOK_SECONDS = 0.3
+DATA = "data"
+"""The data folder that all processes of an installation on one machine share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +41,19 @@ class Exit:
 
 
 class Service:
-    """`sublet up` of one role, in a data folder of its own."""
+    """`sublet up` of one role."""
 
     def __init__(self, name: str, role: str, folder: Path, config: Path) -> None:
         self.name, self.role, self._folder, self._config = name, role, folder, config
         self.log = folder / f"{name}.log"
         self.port: int | None = None  # where it listens, once it does
+        self.up = False  # whether this life of it has answered
         self.exits: list[Exit] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._began = 0.0
         self._again: float | None = None  # when to start it again
         self._resume: float | None = None
+        self._look = 0.0
         self._read = 0
 
     @property
@@ -59,7 +66,7 @@ class Service:
 
     def start(self) -> None:
         """The system chooses its port. It dies with us, whatever becomes of us."""
-        words = ["--config", str(self._config), "--data", str(self._folder / self.name), "--role", self.role]
+        words = ["--config", str(self._config), "--data", str(self._folder / DATA), "--role", self.role]
         command = [sys.executable, "-P", "-m", "app.main", *words, "--port", "0", "--quiet"]
         guard = shutil.which("setpriv")
         if guard is not None:
@@ -71,7 +78,7 @@ class Service:
             self._process = subprocess.Popen(
                 command, cwd=self._folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        self.port, self._again, self._began = None, None, time.monotonic()
+        self.port, self.up, self._again, self._began = None, False, None, time.monotonic()
 
     def tend(self, now: float) -> None:
         """What is due: continue one that was paused, start one again that has ended, learn where it listens."""
@@ -84,18 +91,13 @@ class Service:
             return
         code = process.poll()
         if code is not None:
-            self.exits.append(Exit(self.name, code, now - self._began, self.port is not None and self.is_up()))
+            self.exits.append(Exit(self.name, code, now - self._began, self.up))
             self._gone(now + REST)
         elif self.port is None:
             self.port = _listens(process.pid)
-
-    def is_up(self) -> bool:
-        """Whether this life of it has said that it is ready."""
-        return self._address.exists()
-
-    @property
-    def _address(self) -> Path:
-        return self._folder / self.name / ("engine.json" if self.role == "engine" else "service.json")
+        elif not self.up and not self.paused and now >= self._look:
+            self._look = now + LOOK_SECONDS
+            self.up = _answers(self.port)
 
     def kill(self, back_at: float) -> bool:
         """kill -9, now. False: it is down already."""
@@ -104,14 +106,12 @@ class Service:
             return False
         process.kill()
         process.wait(10)
-        with contextlib.suppress(FileNotFoundError):
-            self._address.unlink()  # the next life writes its own
         self._gone(back_at)
         return True
 
     def pause(self, until: float) -> bool:
-        """SIGSTOP. False: it is down, or paused already."""
-        if self.pid is None or self.paused:
+        """SIGSTOP. False: it is not up, or paused already."""
+        if self.pid is None or not self.up or self.paused:
             return False
         os.kill(self.pid, signal.SIGSTOP)
         self._resume = until
@@ -157,7 +157,7 @@ class Service:
                 yield json.loads(line)
 
     def _gone(self, back_at: float) -> None:
-        self._process, self.port, self._resume, self._again = None, None, None, back_at
+        self._process, self.port, self.up, self._resume, self._again = None, None, False, None, back_at
 
 
 def _listens(pid: int) -> int | None:
@@ -166,3 +166,14 @@ def _listens(pid: int) -> int | None:
             if one.status == psutil.CONN_LISTEN:
                 return int(one.laddr.port)
     return None
+
+
+def _answers(port: int) -> bool:
+    """Whether the service has begun to serve there, well or not."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=LOOK_SECONDS):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False

@@ -19,7 +19,6 @@ from app.demo import image, launch, machine
 from app.kit.clock import SystemClock
 from app.store import sweep
 from app.store.db import Database, upgrade
-from app.store.vault import Vault
 from providers.local_processes import MARK
 from tests.chaos.plan import Scenario
 from tests.chaos.service import Service
@@ -89,7 +88,7 @@ class Stage:
         return (
             self.database_back is None
             and self.forge_back is None
-            and all(one.pid is not None and not one.paused and one.is_up() for one in self.services)
+            and all(one.pid is not None and not one.paused and one.up for one in self.services)
         )
 
     def stop_database(self, back_at: float) -> bool:
@@ -199,13 +198,9 @@ def open_stage(scenario: Scenario, faults: Mapping[str, Any]) -> Generator[Stage
         forge.ask("limits", {"lost": LOST_SECONDS})
         config = folder / "sublet.toml"
         config.write_text(_settings(scenario, folder, forge, wires.balancer_port, engine, picture))
-        Vault(folder / "vault.keys")  # one key file for all, as replicas must have
         services: list[Service] = []
         for place, role in enumerate(scenario.roles):
-            name = f"{role}-{place + 1}"
-            (folder / name).mkdir(mode=0o700)
-            shutil.copy(folder / "vault.keys", folder / name / "vault.keys")
-            services.append(Service(name, role, folder, config))
+            services.append(Service(f"{role}-{place + 1}", role, folder, config))
             stack.callback(services[-1].end)
         db = Database(address)
         stack.callback(db.close)

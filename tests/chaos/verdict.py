@@ -52,7 +52,8 @@ class Verdict:
     # --- jobs
 
     def _job(self, job: Mapping[str, Any], marks: Mapping[str, int]) -> None:
-        who, lease = f"job {job['id']}", self.lease_of(job["runner_name"])
+        lease = self.lease_of(job["runner_name"])
+        who = f"job {job['id']}" + (f" on lease {lease.name}" if lease is not None else "")
         if job["status"] != "completed":
             self._say(f"{who} is {job['status']} for ever")
             return
@@ -74,15 +75,15 @@ class Verdict:
 
     def _unexplained(self, job: Mapping[str, Any], lease: LeaseFacts | None) -> str:
         """Why nobody can say how this job came to its end; empty if somebody can."""
-        if job["conclusion"] == "cancelled":
-            return "" if int(job["id"]) in self.facts.cancelled else "nobody asked for that"
+        if job["conclusion"] == "cancelled" and int(job["id"]) in self.facts.cancelled:
+            return ""
         if lease is None:
             return "it never had a lease"
-        if lease.tag not in self.facts.struck:
-            return f"nobody hurt its machine; lease {lease.name} ended for {lease.reason}"
+        if lease.tag not in self.facts.struck:  # a runner whose machine is ended says "cancelled", too
+            return f"nobody asked for that or hurt its machine; the lease ended for {lease.reason}"
         broken = lease.reason in BROKEN or (lease.reason == Reason.JOB_DONE and lease.runner_exit not in (0, None))
         told = lease.reason == Reason.JOB_DONE and self.facts.jobs.get(int(job["id"]), ("", ""))[1] == job["conclusion"]
-        return "" if broken or told else f"its lease {lease.name} ended for {lease.reason}, which does not agree"
+        return "" if broken or told else f"its lease ended for {lease.reason}, which does not agree"
 
     def _effects(self) -> None:
         known = {str(job["runner_name"]) for job in self.facts.forge_jobs.values()}
