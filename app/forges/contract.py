@@ -165,13 +165,16 @@ class Forge(Protocol):
         ...
 
     def fetch_run(self, job: Job) -> Run | None:
-        """Where the job's code comes from and who set it going; None if the forge no longer has the run. One call."""
+        """Where the job's code comes from and who set it going; None if the forge no longer has the run.
+
+        One call, two for a merge request of GitLab's."""
         ...
 
     def open_jobs(self, repository: str, installation: str = "") -> Sequence[Job]:
-        """Every job of the repository that waits or runs, with its labels; the whole listing or an error. A poll.
+        """Every job of the repository that is queued or runs, with its labels; the whole listing or an error. A poll.
 
-        An unchanged listing costs no quota where the forge honours conditional requests."""
+        Jobs that wait for an approval come too; of GitLab's, those that wait for an earlier stage or a person do not.
+        An unchanged listing costs no quota where the forge honours conditional requests (GitHub does)."""
         ...
 
     def missed(self, since: datetime) -> Sequence[Missed]:

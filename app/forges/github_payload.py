@@ -79,6 +79,8 @@ def run_of_answer(job: Job, raw: Table) -> Run:
     attempt = number(raw, "run_attempt") or 1
     if attempt > _TRIES:
         raise Unreadable("run_attempt is not a number of tries")
+    if attempt < job.attempt:  # it would name who set an earlier attempt going
+        raise Unreadable("the answer is older than the job")
     return Run(
         forge=job.forge,
         repository=whole(base, "full_name", REPOSITORY) or job.repository,

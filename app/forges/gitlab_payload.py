@@ -185,6 +185,7 @@ def run_of_answer(job: Job, base: str, raw: Table, source_project: str | None) -
         forge=job.forge,
         repository=repository,
         id=key,
+        attempt=job.attempt,
         event=source,
         head_repository=repository if fork is False else "",
         fork=fork,

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from tests.fakes.gitlab_state import FakeJob, FakeProject, FakeRunner, GitLabState
+from tests.fakes.gitlab_hooks import Hooks
+from tests.fakes.gitlab_state import FakeJob, FakePipeline, FakeProject, FakeRunner, GitLabState
 from tests.fakes.loopback import Reply, Request
 
 NOT_FOUND = Reply(404, {"message": "404 Not found"})
@@ -16,13 +17,32 @@ FORBIDDEN = Reply(403, {"message": "403 Forbidden"})
 class GitLabApi:
     """Answers requests out of a state. `base` gives the server's own address for links."""
 
-    def __init__(self, state: GitLabState, token: str, base: Callable[[], str]) -> None:
-        self.state, self.token, self._base = state, token, base
+    def __init__(self, state: GitLabState, token: str, base: Callable[[], str], hooks: Hooks) -> None:
+        self.state, self.token, self._base, self.hooks = state, token, base, hooks
+        self.quota = 2000  # calls a minute
+        self.quota_taken = 0.0  # share of each minute's quota that somebody else has used up
+        self.stale_lists = False  # lists of jobs stay as they were when each was first asked for after this began
+        self._stale: dict[str, Reply] = {}
+        self._minute, self._used = 0, 0
         self.scopes = ["create_runner", "manage_runner", "read_api"]
         self.page_cap = 100
         self.tells_execution = True  # job_execution_status came with a later version
 
     def answer(self, request: Request) -> Reply:
+        """The reply, with what is left of the minute's quota; a refusal where nothing is."""
+        seconds = int(self.state.now().timestamp())
+        if seconds // 60 != self._minute:
+            self._minute, self._used = seconds // 60, 0
+        self._used += 1
+        left = int(self.quota * (1 - self.quota_taken)) - self._used
+        limits = {"RateLimit-Limit": str(self.quota), "RateLimit-Remaining": str(max(0, left))}
+        limits["RateLimit-Reset"] = str(60 * (self._minute + 1))
+        if left < 0:
+            return Reply(429, {"message": "Retry later"}, {**limits, "Retry-After": str(60 - seconds % 60)})
+        reply = self._route(request)
+        return Reply(reply.status, reply.body, {**limits, **reply.headers}, reply.raw)
+
+    def _route(self, request: Request) -> Reply:
         parts = request.parts[2:]  # after api, v4
         if parts == ["runners", "verify"]:
             return self._verify(request)
@@ -61,12 +81,38 @@ class GitLabApi:
         if rest == ["runners"]:
             return self._page(request, [one for one in self.state.runners.values() if one.project_id == project.id])
         if rest == ["jobs"]:
-            found = [one for one in self.state.jobs.values() if one.project_id == project.id]
-            return Reply(200, [self.job(one) for one in found])
+            return self._jobs(request, project)
+        if rest[0] == "hooks":
+            return self.hooks.answer(request, project.id, rest[1:])
+        if len(rest) == 2 and rest[0] == "pipelines" and rest[1].isdigit():
+            pipeline = self.state.pipelines.get(int(rest[1]))
+            return Reply(200, self.pipeline(pipeline)) if pipeline and pipeline.project_id == project.id else NOT_FOUND
+        if len(rest) == 2 and rest[0] == "merge_requests" and rest[1].isdigit():
+            if (project.id, int(rest[1])) not in self.state.merge_requests:
+                return NOT_FOUND
+            source = self.state.merge_requests[project.id, int(rest[1])]
+            return Reply(200, {"iid": int(rest[1]), "source_project_id": source, "target_project_id": project.id})
         if len(rest) == 2 and rest[0] == "jobs" and rest[1].isdigit():
             job = self.state.jobs.get(int(rest[1]))
             return Reply(200, self.job(job)) if job and job.project_id == project.id else NOT_FOUND
         return NOT_FOUND
+
+    def _jobs(self, request: Request, project: FakeProject) -> Reply:
+        """By keyset: the next page is asked for with the cursor of the Link header."""
+        scopes = [scope for scope in request.query.get("scope[]", "").split(",") if scope]
+        after = int(request.query.get("cursor", "0"))
+        found = [
+            one for one in self.state.jobs.values() if one.project_id == project.id and (not scopes or one.status in scopes)
+        ]
+        found = sorted((one for one in found if not after or one.id < after), key=lambda one: -one.id)
+        page = found[: min(int(request.query.get("per_page", "20")), self.page_cap)]
+        where = f"{self._base()}/api/v4/projects/{project.id}/jobs?cursor={page[-1].id if page else 0}"
+        links = {"Link": f'<{where}>; rel="next"'} if len(page) < len(found) else {}
+        reply = Reply(200, [self.job(one) for one in page], links)
+        if not self.stale_lists:
+            self._stale.clear()
+            return reply
+        return self._stale.setdefault(f"{project.id} {sorted(request.query.items())}", reply)
 
     def _group(self, request: Request, key: str, rest: list[str]) -> Reply:
         found = next((one for one, path in self.state.groups.items() if key in (str(one), path)), None)
@@ -203,6 +249,21 @@ class GitLabApi:
             "web_url": f"{self._base()}/{project.path}/-/jobs/{job.id}",
             "runner": self.runner(runner) if runner else None,
             "tag_list": list(job.tags),
+        }
+
+    def pipeline(self, pipeline: FakePipeline) -> dict[str, Any]:
+        project = self.state.projects[pipeline.project_id]
+        statuses = [job.status for job in self.state.jobs.values() if job.pipeline_id == pipeline.id]
+        return {
+            "id": pipeline.id,
+            "iid": 1,
+            "project_id": project.id,
+            "sha": "c" * 40,
+            "ref": pipeline.ref,
+            "status": statuses[0] if statuses else "created",
+            "source": pipeline.source,
+            "web_url": f"{self._base()}/{project.path}/-/pipelines/{pipeline.id}",
+            "user": {"id": 3, "username": pipeline.user, "name": pipeline.user.title()},
         }
 
     def _own_token(self) -> dict[str, Any]:

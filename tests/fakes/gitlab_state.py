@@ -68,6 +68,15 @@ class FakeJob:
     user: str = "ann"
 
 
+@dataclass(slots=True)
+class FakePipeline:
+    id: int
+    project_id: int
+    source: str
+    ref: str
+    user: str
+
+
 class GitLabState:
     """The state, and every way it changes. `changed` is called after each change of a job's status."""
 
@@ -76,6 +85,8 @@ class GitLabState:
         self.projects: dict[int, FakeProject] = {}
         self.groups: dict[int, str] = {}
         self.jobs: dict[int, FakeJob] = {}
+        self.pipelines: dict[int, FakePipeline] = {}
+        self.merge_requests: dict[tuple[int, int], int | None] = {}  # (project, iid) -> the project that it comes from
         self.runners: dict[int, FakeRunner] = {}
         self.removed: list[FakeRunner] = []
         self._next = 400
@@ -111,13 +122,20 @@ class GitLabState:
         name: str = "train",
         ref: str = "main",
         status: str = "pending",
+        source: str = "push",
+        merges: int | None = None,
+        user: str = "ann",
     ) -> FakeJob:
-        """A new job: `pending`, or `created` where earlier stages come first."""
+        """A new job: `pending`, or `created` where earlier stages come first; of a merge request from `merges`, a project."""
         now = self.now()
+        if merges is not None:
+            request = 1 + len(self.merge_requests)
+            self.merge_requests[project_id, request] = merges
+            source, ref = "merge_request_event", f"refs/merge-requests/{request}/head"
         job = FakeJob(
             id=self.number(),
             project_id=project_id,
-            pipeline_id=self.number(),
+            pipeline_id=self._pipeline(project_id, source, ref, user).id,
             name=name,
             stage="test",
             ref=ref,
@@ -127,10 +145,16 @@ class GitLabState:
             created_at=now,
             token=secrets.token_hex(10),
             queued_at=now if status == "pending" else None,
+            user=user,
         )
         self.jobs[job.id] = job
         self.changed(job)
         return job
+
+    def _pipeline(self, project_id: int, source: str, ref: str, user: str) -> FakePipeline:
+        made = FakePipeline(self.number(), project_id, source, ref, user)
+        self.pipelines[made.id] = made
+        return made
 
     def enqueue(self, job: FakeJob) -> None:
         """created -> pending."""

@@ -12,6 +12,14 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 
+def fields_of(query: str) -> dict[str, str]:
+    """A query's fields; what is given several times (`scope[]`) is joined by commas."""
+    found: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        found[name] = f"{found[name]},{value}" if name in found else value
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What came in. Header names are lower case; the path is still quoted."""
@@ -113,7 +121,7 @@ class Loopback:
                 url = urlsplit(self.path)
                 length = int(self.headers.get("Content-Length") or 0)
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                query = dict(parse_qsl(url.query, keep_blank_values=True))
+                query = fields_of(url.query)
                 reply = outer.serve(Request(self.command, url.path, query, headers, self.rfile.read(length)))
                 if reply is None:
                     self.connection.shutdown(socket.SHUT_RDWR)

@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 import github.Auth
 import jwt.algorithms
 import requests
 from requests.structures import CaseInsensitiveDict
+
+from tests.fakes.loopback import fields_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,4 +148,4 @@ def scope_of(asked: Asked) -> dict[str, Any]:
 
 def query_of(asked: Asked) -> dict[str, str]:
     """The query's fields."""
-    return dict(parse_qsl(asked.query, keep_blank_values=True))
+    return fields_of(asked.query)
