@@ -30,7 +30,8 @@ def take(db: Database, name: str, holder: str, now: datetime, period: timedelta)
         mine = sa.update(duty).where(duty.c.name == name, duty.c.due <= now)
         if conn.execute(mine.values(due=row["due"], holder=row["holder"])).rowcount == 1:
             return True
-        return conn.execute(db.insert(duty).values(**row).on_conflict_do_nothing()).rowcount == 1
+        first = db.insert(duty).values(**row).on_conflict_do_nothing().returning(duty.c.name)
+        return conn.execute(first).first() is not None  # an INSERT's count of rows is not told by every driver
 
 
 def done(db: Database, name: str, now: datetime, note: str = "") -> None:
