@@ -30,7 +30,7 @@ RUN_PAGES = 2 * SHOWN // PAGE
 JOB_PAGES = 20
 DELIVERY_PAGES = 60
 TRIES = 6  # attempts after which a delivery is given up: we answer it, and each time with a refusal
-HOOKS_KEPT = timedelta(hours=1)
+HOOKS_KEPT = timedelta(minutes=30)  # webhooks seldom come and go, nor do rights
 _WATCHED = 500  # repositories whose webhooks are looked for, where there is no App
 _DELIVERY = re.compile(
     r"/(?:app/hook|(?:orgs/[A-Za-z0-9._-]{1,100}|repos/[A-Za-z0-9._-]{1,100}/[A-Za-z0-9._-]{1,100})/hooks/[0-9]{1,19})"
@@ -58,7 +58,7 @@ class GitHubPolls:
         self._forge = calls.wire.forge
         self._lock = threading.Lock()
         self._watched: OrderedDict[str, None] = OrderedDict()
-        self._hooks: dict[str, tuple[datetime, tuple[str, ...]]] = {}
+        self._hooks: dict[str, tuple[datetime, tuple[str, ...] | ForgeRefused]] = {}
 
     def open_jobs(self, repository: str, installation: str) -> list[Job]:
         """Every job of the repository that waits or runs; the whole listing, or an error."""
@@ -195,31 +195,38 @@ class GitHubPolls:
         return found
 
     def _hooks_of(self, place: str) -> tuple[str, ...]:
-        """Asked once an hour: webhooks seldom come and go."""
+        """Our webhooks of a repository or organisation. Raises ForgeRefused, ForgeDown."""
         now = self._calls.wire.now()
         with self._lock:
-            at, known = self._hooks.get(place, (None, ()))
-        if at is not None and timedelta(0) <= now - at < HOOKS_KEPT:
-            return known
+            at, known = self._hooks.get(place, (now, None))
+        if known is None or not timedelta(0) <= now - at < HOOKS_KEPT:
+            try:
+                known = self._look_for_hooks(place)
+            except ForgeRefused as error:
+                known = error
+            with self._lock:
+                if len(self._hooks) > 2 * _WATCHED:
+                    self._hooks.clear()
+                self._hooks[place] = (now, known)
+        if isinstance(known, ForgeRefused):
+            raise known.with_traceback(None)
+        return known
+
+    def _look_for_hooks(self, place: str) -> tuple[str, ...]:
         deed = f"list the webhooks of {place.partition('/')[2]}"
         answer = self._send("GET", f"{place}/hooks", deed, {"per_page": PAGE})
-        found: tuple[str, ...] = ()
-        if answer.status != 404 or place.startswith("/repos/"):  # 404: the owner is a person, who has no webhooks
-            if answer.status in (403, 404):
-                raise self._out_of_reach(answer)
-            if answer.status != 200:
-                raise failure(self._forge, deed, answer, now)
-            try:
-                hooks = rows(answer.body, "the answer")
-                ours = [hook for hook in hooks if same_address(words(part(hook, "config"), "url", 500), self._hook_url)]
-                found = tuple(f"{place}/hooks/{key}" for key in (identity(hook, "id") for hook in ours) if key)
-            except Unreadable as error:
-                raise unreadable(self._forge, deed, error) from None
-        with self._lock:
-            if len(self._hooks) > 2 * _WATCHED:
-                self._hooks.clear()
-            self._hooks[place] = (now, found)
-        return found
+        if answer.status == 404 and place.startswith("/orgs/"):
+            return ()  # the owner is a person, who has no webhooks
+        if answer.status in (403, 404):
+            raise self._out_of_reach(answer)
+        if answer.status != 200:
+            raise failure(self._forge, deed, answer, self._calls.wire.now())
+        try:
+            hooks = rows(answer.body, "the answer")
+            ours = [hook for hook in hooks if same_address(words(part(hook, "config"), "url", 500), self._hook_url)]
+            return tuple(f"{place}/hooks/{key}" for key in (identity(hook, "id") for hook in ours) if key)
+        except Unreadable as error:
+            raise unreadable(self._forge, deed, error) from None
 
     def _send(self, verb: str, path: str, deed: str, query: dict[str, str | int], *, creates: bool = False) -> Answer:
         """By the App itself, whose webhook it is; without one, by the personal token."""

@@ -2,7 +2,8 @@
 
 A project's log of deliveries has no times and shows no more than twenty a page; what it tells of when
 a delivery was sent is the job's own times. A resend is made at once, while we wait for its answer,
-and GitLab allows five of them a minute for each project.
+and GitLab allows five of them a minute for each project or group. Webhooks of groups are for
+paying customers; elsewhere GitLab says that there is no such address.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from app.core.model import Job, Run
 from app.forges.answers import Answer, failure, unreadable
@@ -41,11 +42,11 @@ PAGE = 100
 PAGES = 100
 EVENTS_PAGE = 20  # GitLab shows no more of a webhook's log at once
 EVENT_PAGES = 15
-RESENDS = 5  # a minute, for each project
+RESENDS = 5  # a minute, for each project or group
 TRIES = 6
-HOOKS_KEPT = timedelta(hours=1)
+HOOKS_KEPT = timedelta(minutes=30)  # webhooks seldom come and go, nor do rights
 _WATCHED = 500
-_EVENT = re.compile(r"/projects/([0-9]{1,19})/hooks/[0-9]{1,19}/events/[0-9]{1,19}")
+_EVENT = re.compile(r"/((?:projects|groups)/[0-9]{1,19})/hooks/[0-9]{1,19}/events/[0-9]{1,19}")
 
 Query = dict[str, str | int | Sequence[str]]
 T = TypeVar("T")
@@ -58,7 +59,7 @@ class GitLabPolls:
         self._wire, self._hook_url = wire, hook_url
         self._lock = threading.Lock()
         self._watched: OrderedDict[str, None] = OrderedDict()
-        self._hooks: dict[str, tuple[datetime, tuple[str, ...]]] = {}
+        self._hooks: dict[str, tuple[datetime, tuple[str, ...] | ForgeRefused]] = {}
         self._resends: dict[str, Sliding] = {}
 
     def fetch_run(self, job: Job) -> Run | None:
@@ -106,27 +107,31 @@ class GitLabPolls:
         raise ForgeDown(f"{self._wire.forge} gave more than {PAGES} pages when asked to {deed}")
 
     def missed(self, since: datetime) -> list[Missed]:
-        """Job deliveries of the polled projects' webhooks that are ours, none of whose attempts was answered with 2xx."""
+        """Job deliveries to us, by webhooks of the polled projects and of their groups, of which no attempt was answered.
+
+        Raises ForgeRefused where no webhook of ours can be seen, and one of the projects is closed to us."""
         if not self._hook_url:
             raise ForgeRefused("Which webhook is ours cannot be told: the service does not know its own public address.")
         with self._lock:
-            watched = list(self._watched)
-        found: list[Missed] = []
+            projects = list(self._watched)
+        groups = {path.rsplit("/", up)[0] for path in projects for up in range(1, path.count("/") + 1)}
+        hooks: list[str] = []
         refused: ForgeRefused | None = None
-        reached = False
-        for repository in watched:
+        for place in (
+            *(f"/projects/{quote(path, safe='')}" for path in projects),
+            *(f"/groups/{quote(path, safe='')}" for path in sorted(groups)),
+        ):
             try:
-                for hook in self._hooks_of(repository):
-                    found += self._failed(hook, since)
-                reached = True
+                hooks += self._hooks_of(place)
             except ForgeRefused as error:
-                refused = refused or error
-        if refused is not None and not reached:
+                refused = refused or (error if place.startswith("/projects/") else None)
+        if refused is not None and not hooks:
             raise refused
-        return sorted(found, key=lambda one: one.at)
+        found = {one.guid: one for hook in dict.fromkeys(hooks) for one in self._failed(hook, since)}
+        return sorted(found.values(), key=lambda one: one.at)
 
     def redeliver(self, missed: Missed) -> None:
-        """One attempt more; one that GitLab no longer has is no error. Raises HeldBack after five a minute in a project."""
+        """One attempt more; one that GitLab no longer has is no error. Raises HeldBack after five a minute in one place."""
         place = _EVENT.fullmatch(missed.id)
         if place is None:
             raise ForgeRefused("This is no delivery of GitLab's.")
@@ -143,27 +148,30 @@ class GitLabPolls:
         if answer.status not in (200, 201, 202, 404, 422):  # 422: it was sent, and not answered with a success
             raise self._failure(answer, deed)
 
-    def _hooks_of(self, repository: str) -> tuple[str, ...]:
-        """The project's webhooks whose address is ours, as parts of a URL. Asked once an hour."""
-        now, deed = self._wire.now(), f"list the webhooks of {repository}"
+    def _hooks_of(self, place: str) -> tuple[str, ...]:
+        """The webhooks of a project or group whose address is ours, as parts of a URL. Raises ForgeRefused, ForgeDown."""
+        now, deed = self._wire.now(), f"list the webhooks of {unquote(place).partition('/')[2]}"
         with self._lock:
-            at, known = self._hooks.get(repository, (None, ()))
-        if at is not None and timedelta(0) <= now - at < HOOKS_KEPT:
-            return known
-        answer = self._wire.send(
-            Rank.POLL, "GET", f"/projects/{quote(repository, safe='')}/hooks", deed, query={"per_page": PAGE}
-        )
-        found = tuple(place for place in self._rows(answer, deed, self._own_hook) if place)
-        with self._lock:
-            if len(self._hooks) > _WATCHED:
-                self._hooks.clear()
-            self._hooks[repository] = (now, found)
-        return found
+            at, known = self._hooks.get(place, (now, None))
+        if known is None or not timedelta(0) <= now - at < HOOKS_KEPT:
+            try:
+                answer = self._wire.send(Rank.POLL, "GET", f"{place}/hooks", deed, query={"per_page": PAGE})
+                known = tuple(hook for hook in self._rows(answer, deed, self._own_hook) if hook)
+            except ForgeRefused as error:
+                known = error
+            with self._lock:
+                if len(self._hooks) > 4 * _WATCHED:
+                    self._hooks.clear()
+                self._hooks[place] = (now, known)
+        if isinstance(known, ForgeRefused):
+            raise known.with_traceback(None)
+        return known
 
     def _own_hook(self, row: Table) -> str:
-        key, project = identity(row, "id"), identity(row, "project_id")
-        ours = same_address(words(row, "url", 500), self._hook_url)
-        return f"/projects/{project}/hooks/{key}" if ours and key and project else ""
+        key, project, group = identity(row, "id"), identity(row, "project_id"), identity(row, "group_id")
+        if not key or not same_address(words(row, "url", 500), self._hook_url):
+            return ""
+        return f"/projects/{project}/hooks/{key}" if project else f"/groups/{group}/hooks/{key}" if group else ""
 
     def _failed(self, hook: str, since: datetime) -> list[Missed]:
         """Newest first, as GitLab lists them; a log that is longer than we read is cut."""

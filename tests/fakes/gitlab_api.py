@@ -83,7 +83,7 @@ class GitLabApi:
         if rest == ["jobs"]:
             return self._jobs(request, project)
         if rest[0] == "hooks":
-            return self.hooks.answer(request, project.id, rest[1:])
+            return self.hooks.answer(request, ("projects", project.id), rest[1:])
         if len(rest) == 2 and rest[0] == "pipelines" and rest[1].isdigit():
             pipeline = self.state.pipelines.get(int(rest[1]))
             return Reply(200, self.pipeline(pipeline)) if pipeline and pipeline.project_id == project.id else NOT_FOUND
@@ -120,6 +120,8 @@ class GitLabApi:
             return NOT_FOUND
         if rest == ["runners"]:
             return self._page(request, [one for one in self.state.runners.values() if one.group_id == found])
+        if rest[:1] == ["hooks"]:
+            return self.hooks.answer(request, ("groups", found), rest[1:])
         return Reply(200, {"id": found, "full_path": self.state.groups[found]})
 
     def _create_runner(self, request: Request) -> Reply:

@@ -1,4 +1,4 @@
-"""Webhooks of projects on the fake GitLab: their log of deliveries, and sending one of them again."""
+"""Webhooks of projects and groups on the fake GitLab: their log of deliveries, and sending one of them again."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tests.fakes.loopback import Reply, Request
 
 Pair = tuple[dict[str, str], bytes]
 PAGE = 20  # GitLab shows no more of a log at once
-RESENDS = 5  # a minute, for each project
+RESENDS = 5  # a minute, for each project or group
 
 
 @dataclass(slots=True)
 class FakeHook:
     id: int
-    project_id: int
+    place: tuple[str, int]  # ("projects", 401), ("groups", 402)
     url: str
     log: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])  # newest first
     resent: list[datetime] = field(default_factory=list[datetime])
@@ -32,16 +32,18 @@ class Hooks:
         self.visible = True  # else the token's user is no maintainer
         self._now, self._post, self._next = now, post, 70_000
 
-    def add(self, project_id: int, url: str) -> FakeHook:
+    def add(self, key: int, url: str, kind: str = "projects") -> FakeHook:
+        """A webhook of the project of this id, or of a group."""
         self._next += 1
-        hook = self.all[self._next] = FakeHook(self._next, project_id, url)
+        hook = self.all[self._next] = FakeHook(self._next, (kind, key), url)
         return hook
 
-    def note(self, pair: Pair, status: int) -> None:
-        """An attempt in the log of every webhook of the project; status 0: there was no answer."""
+    def note(self, pair: Pair, status: int, group: int | None = None) -> None:
+        """An attempt in the log of every webhook of the project, or of this group; status 0: there was no answer."""
         headers, body = pair
         told = json.loads(body)
-        for hook in [one for one in self.all.values() if one.project_id == told["project_id"]]:
+        place = ("projects", told["project_id"]) if group is None else ("groups", group)
+        for hook in [one for one in self.all.values() if one.place == place]:
             self._next += 1
             kept = {"Idempotency-Key": headers["idempotency-key"], "X-Gitlab-Event": "Job Hook", "X-Gitlab-Token": "[REDACTED]"}
             event = {
@@ -57,13 +59,14 @@ class Hooks:
             }
             hook.log.insert(0, event)
 
-    def answer(self, request: Request, project_id: int, rest: list[str]) -> Reply:
-        """`rest` is what follows /projects/:id/hooks."""
+    def answer(self, request: Request, place: tuple[str, int], rest: list[str]) -> Reply:
+        """`rest` is what follows /projects/:id/hooks or /groups/:id/hooks."""
         if not self.visible:
             return Reply(403, {"message": "403 Forbidden"})
-        own = [one for one in self.all.values() if one.project_id == project_id]
+        own = [one for one in self.all.values() if one.place == place]
         if not rest:
-            return Reply(200, [{"id": one.id, "url": one.url, "project_id": project_id, "job_events": True} for one in own])
+            kind = {"projects": "project_id", "groups": "group_id"}[place[0]]
+            return Reply(200, [{"id": one.id, "url": one.url, kind: place[1], "job_events": True} for one in own])
         hook = next((one for one in own if str(one.id) == rest[0]), None)
         if hook is None:
             return Reply(404, {"message": "404 Not found"})

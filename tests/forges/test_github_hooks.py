@@ -42,7 +42,7 @@ def test_failed_deliveries_of_our_webhooks_are_found_and_sent_again(any_github: 
     assert sorted(hooks.again) == sorted([hooks.logs[own][-1]["id"], hooks.logs[of_owner][-1]["id"]])
 
 
-def test_where_the_webhooks_are_is_asked_once_an_hour(github: GitHubSide) -> None:
+def test_where_the_webhooks_are_is_asked_twice_an_hour(github: GitHubSide) -> None:
     github.server.hooks.add("repos/acme/train", OURS)
     forge = polled(github, "acme/train")
     for _ in range(3):

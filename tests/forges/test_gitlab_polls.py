@@ -141,6 +141,22 @@ def test_what_failed_and_never_arrived_is_missed_and_comes_again_under_its_key(a
     assert forge.missed(any_gitlab.clock.now() + HOUR) == []
 
 
+def test_a_groups_webhook_is_looked_into_too(any_gitlab: GitLabSide) -> None:
+    server = any_gitlab.server
+    project = server.add_project(PATH)
+    group = server.add_group("acme")
+    server.hooks.add(group, OURS, "groups")
+    forge = any_gitlab.forge(hook_url=OURS)
+    forge.open_jobs(PATH)
+    server.hooks.note(server.deliver(server.queue_job(project, ["gpu"])), 0, group)
+    (found,) = forge.missed(any_gitlab.clock.now() - HOUR)
+    forge.redeliver(found)
+    assert forge.parse(*server.take_outbox()[-1]).guid == found.guid
+    asked = len(server.requests)
+    forge.missed(any_gitlab.clock.now() - HOUR)
+    assert len(server.requests) == asked + 1  # the log; where the webhooks are is asked twice an hour
+
+
 def test_a_long_log_is_read_page_by_page(gitlab: GitLabSide) -> None:
     server, (forge, project) = gitlab.server, polled(gitlab)
     for place in range(50):
