@@ -13,7 +13,7 @@ from app.core.model import Scope
 from app.engine.inventory import Listing
 from app.engine.step import Deps
 from app.forges.contract import ForgeError, ForgeRefused, RunnerBusy
-from app.store import audit, jobs, lease_views, strays, sweep
+from app.store import audit, jobs, lease_views, strays, surveys, sweep
 from app.store.strays import Owned, Stray
 from providers.contract import Instance, Phase, ProviderError
 
@@ -21,6 +21,8 @@ APART = timedelta(seconds=45)  # between the two sightings; more than any list l
 REMEMBERED = timedelta(days=7)  # scopes whose last job is older are left alone
 SWEEP_TIMEOUT = 60.0  # seconds for one provider
 LEAST = 3  # so many orphans may go without asking a person, however small the fleet
+BUSY_FOR = timedelta(minutes=1)  # how long a forge's word counts that a job runs on a stray: then it is asked again
+UNHEARD = timedelta(minutes=10)  # how long a stray is left alone because a forge does not answer
 GONE = (Phase.STOPPED, Phase.FAILED, Phase.ENDED)
 
 log = structlog.get_logger()
@@ -39,9 +41,11 @@ async def _survey_in_time(name: str, deps: Deps) -> int:
         async with asyncio.timeout(SWEEP_TIMEOUT):
             return await _survey(name, deps)
     except TimeoutError:
-        log.warning("sweep.unreadable", provider=name, error=f"no end within {SWEEP_TIMEOUT:.0f} s")
+        trouble = f"no end within {SWEEP_TIMEOUT:.0f} s"
     except ProviderError as error:
-        log.warning("sweep.unreadable", provider=name, error=str(error))
+        trouble = str(error)
+    log.warning("sweep.unreadable", provider=name, error=trouble)
+    await deps.store(surveys.fail, deps.db, name, trouble, deps.clock.now())
     return 0
 
 
@@ -102,18 +106,63 @@ async def _clear(name: str, strangers: Mapping[str, Instance], after: Mapping[st
     for stray in [stray for stray in found if stray.instance_id in mine]:
         await deps.store(strays.forget, deps.db, stray)  # a lease has found its own after all
         found.remove(stray)
+    now = deps.clock.now()
     ended = {thing for thing, instance in strangers.items() if instance.phase is Phase.ENDED}
-    unasked = [one for one in found if one.asked_at is None and one.confirmed_at is None and one.instance_id not in ended]
-    if len(unasked) > max(LEAST, len(listing.instances) // 5):
-        await _ask_a_person(name, unasked, len(listing.instances), deps)
-        found = [stray for stray in found if stray not in unasked]
+    new = [stray for stray in found if stray.waits(now) and stray.instance_id not in ended]
+    held = new if len(new) > max(LEAST, len(listing.instances) // 5) else []
+    counts = {"listed": len(listing.instances), "owned": len(listing.instances) - len(strangers), "held": len(held)}
+    if await deps.store(surveys.note, deps.db, name, **counts, now=now):
+        log.error("sweep.stopped", provider=name, orphans=len(held), listed=len(listing.instances))
+    working = [] if held else await _working([stray for stray in new if stray.tag not in after], strangers, deps)
     cleared = 0
     for stray in found:
+        if stray in held or stray in working:
+            continue
         try:
             cleared += await _destroy(stray, strangers.get(stray.instance_id), deps)
         except ProviderError as error:  # one that stays hides no other; the next survey asks again
             log.warning("sweep.kept", provider=name, instance=stray.instance_id, error=str(error))
     return cleared
+
+
+async def _working(new: Sequence[Stray], shown: Mapping[str, Instance], deps: Deps) -> list[Stray]:
+    """Strays that a job runs on, as a forge says: after a database was put back, that is a job somebody waits for.
+
+    Each runs on until its job ends; its own dead-man switch and its hard end stand behind that. A forge that gives no
+    answer is waited for a while, so that its outage kills no job either."""
+    now = deps.clock.now()
+    running = [stray for stray in new if stray.instance_id in shown and shown[stray.instance_id].phase is Phase.RUNNING]
+    told = [stray for stray in running if stray.busy_at is not None and now - stray.busy_at < BUSY_FOR]
+    unsure = [stray for stray in running if stray not in told]
+    if not unsure:
+        return told
+    busy, answered = await _busy_runners(deps)
+    found = [stray for stray in unsure if any(name.startswith(stray.tag.removeprefix("sublet-")) for name in busy)]
+    await deps.store(strays.busy, deps.db, found, now)
+    patient = [] if answered else [stray for stray in unsure if now - stray.found_at < UNHEARD]
+    return [*told, *found, *(stray for stray in patient if stray not in found)]
+
+
+async def _busy_runners(deps: Deps) -> tuple[set[str], bool]:
+    """The runners of ours that a forge calls busy, without what all our names begin with; and whether every forge answered."""
+    busy: set[str] = set()
+    answered = True
+    for forge_name, scope in await _scopes(deps):
+        forge = deps.forges[forge_name]
+        try:
+            listed = await deps.lane(forge)(forge.runners, scope, deps.runner_prefix)
+        except ForgeError as error:
+            log.warning("sweep.unreadable", forge=forge_name, scope=str(scope), error=str(error))
+            answered = False
+            continue
+        busy |= {view.name.removeprefix(deps.runner_prefix) for view in listed if view.busy is True}
+    return busy, answered
+
+
+async def _scopes(deps: Deps) -> list[tuple[str, Scope]]:
+    """Where runners of ours may be."""
+    found = await deps.store(jobs.scopes_since, deps.db, deps.clock.now() - REMEMBERED)
+    return sorted({(forge, scope) for forge, _, scope in found if forge in deps.forges})
 
 
 async def _destroy(stray: Stray, shown: Instance | None, deps: Deps) -> bool:
@@ -134,8 +183,7 @@ async def _destroy(stray: Stray, shown: Instance | None, deps: Deps) -> bool:
 async def reap_runners(deps: Deps) -> int:
     """One sweep over the forges: runners under our name that no live lease owns, seen twice and not busy, are removed."""
     gone = 0
-    scopes = await deps.store(jobs.scopes_since, deps.db, deps.clock.now() - REMEMBERED)
-    for forge, scope in sorted({(forge, scope) for forge, _, scope in scopes if forge in deps.forges}):
+    for forge, scope in await _scopes(deps):
         try:
             gone += await _sweep_scope(forge, scope, deps)
         except ForgeError as error:
@@ -158,12 +206,3 @@ async def _sweep_scope(name: str, scope: Scope, deps: Deps) -> int:
         with contextlib.suppress(RunnerBusy, ForgeRefused):  # one that stays hides no other
             await deps.lane(forge)(forge.remove_runner, scope, runner_id)
     return len(twice)
-
-
-async def _ask_a_person(name: str, found: Sequence[Stray], listed: int, deps: Deps) -> None:
-    """An old backup or a wrong database makes everything look like an orphan: stop and say so, once for each episode."""
-    log.error("sweep.stopped", provider=name, orphans=len(found), listed=listed)
-    newest = max(stray.found_at for stray in found)
-    if deps.clock.now() - newest < deps.timing.watch:  # told when they were found; the Health page shows them until it ends
-        text = f"{len(found)} of {listed} instances of {name} have no lease. Nothing was destroyed: is this the right database?"
-        await deps.store(audit.note, deps.db, deps.clock.now(), "reaper", "sweep.stopped", f"provider:{name}", text)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
 from app.core.billing import stray_charge
-from app.core.model import Lease
+from app.core.model import Charge, Lease
 from app.core.states import ORDER, State
 from app.store import audit, ledger
 from app.store.db import Database
@@ -17,6 +17,8 @@ from app.store.lease_views import one
 from app.store.rows import clean
 from app.store.tables import LIVE, lease, stray
 
+CONFIRMED = timedelta(hours=1)
+"""How long a person's word on a stray counts: what it is about may have changed by then."""
 WATCHED = frozenset(str(state) for state in State if ORDER[State.BOOTING] <= ORDER[state] < ORDER[State.DESTROYING])
 SPEAKING = (State.PROVING, State.REGISTERING, State.IDLE, State.BUSY)
 
@@ -44,8 +46,13 @@ class Stray:
     found_at: datetime
     asked_at: datetime | None
     confirmed_at: datetime | None  # when a person said that it may go
+    busy_at: datetime | None  # when a forge last said that a job runs on it
     tries: int
     gone_at: datetime | None
+
+    def waits(self, now: datetime) -> bool:
+        """Whether its end was never asked for, and no person has lately said that it may go."""
+        return self.asked_at is None and (self.confirmed_at is None or self.confirmed_at + CONFIRMED <= now)
 
 
 _STRAY = tuple(stray.c[name] for name in Stray.__dataclass_fields__)
@@ -114,7 +121,8 @@ def find(db: Database, provider: str, found: Mapping[str, tuple[str, datetime | 
                 "created_at": created_at,
                 "found_at": now,
             }
-            if conn.execute(db.insert(stray).values(**row).on_conflict_do_nothing()).rowcount == 1:
+            new = db.insert(stray).values(**row).on_conflict_do_nothing().returning(stray.c.instance_id)
+            if conn.execute(new).first() is not None:
                 text = f"{provider} lists {tag}, which is no lease's own; seen twice."
                 audit.write(
                     conn,
@@ -135,20 +143,48 @@ def open_ones(db: Database, provider: str | None = None) -> list[Stray]:
         return [Stray(*row) for row in conn.execute(query)]
 
 
-def confirm(db: Database, provider: str, actor: str, now: datetime) -> int:
-    """A person says that the strays found so far may go, however many; how many that were. Audited."""
-    waiting = (
-        stray.c.provider == provider,
-        stray.c.gone_at.is_(None),
-        stray.c.asked_at.is_(None),
-        stray.c.confirmed_at.is_(None),
-    )
+def confirm(
+    db: Database, provider: str, actor: str, now: datetime, instance_ids: Collection[str] | None = None, text: str = ""
+) -> int:
+    """A person says that these strays may go, or all that were found so far; how many waited for it. Audited, each by name."""
     with db.write() as conn:
-        count = conn.execute(sa.update(stray).where(*waiting).values(confirmed_at=now)).rowcount
-        if count:
-            text = f"{count} instances that no lease owns may be destroyed."
-            audit.write(conn, at=now, actor=actor, action="sweep.confirmed", object=f"provider:{provider}", text=text)
-    return count
+        open_here = sa.select(*_STRAY).where(stray.c.provider == provider, stray.c.gone_at.is_(None)).with_for_update()
+        found = [Stray(*row) for row in conn.execute(open_here.order_by(stray.c.instance_id))]
+        waiting = [each for each in found if each.waits(now) and (instance_ids is None or each.instance_id in instance_ids)]
+        for one_stray in waiting:
+            conn.execute(_this(one_stray).values(confirmed_at=now))
+            audit.write(
+                conn,
+                at=now,
+                actor=actor,
+                action="instance.confirmed",
+                object=f"instance:{one_stray.instance_id}",
+                text=clean(f"{provider} may destroy {one_stray.tag}. {text}".strip(), 500),
+            )
+        if waiting:
+            summary = clean(f"{len(waiting)} instances that no lease owns may be destroyed. {text}".strip(), 500)
+            audit.write(conn, at=now, actor=actor, action="sweep.confirmed", object=f"provider:{provider}", text=summary)
+    return len(waiting)
+
+
+def busy(db: Database, found: Collection[Stray], now: datetime) -> None:
+    """A forge says that a job runs on each of these."""
+    with db.write() as conn:
+        for one_stray in sorted(found, key=lambda each: each.instance_id):
+            conn.execute(_this(one_stray).values(busy_at=now))
+
+
+def so_far(db: Database, found: Collection[Stray], now: datetime) -> dict[str, Charge]:
+    """instance id -> what it has cost by now, where it came under the tag of a lease whose price is known."""
+    costs: dict[str, Charge] = {}
+    with db.read() as conn:
+        for one_stray in found:
+            owner = one(conn, lease.c.id == one_stray.lease_id) if one_stray.lease_id else None
+            since = one_stray.created_at or one_stray.found_at
+            charge = None if owner is None else stray_charge(owner, one_stray.instance_id, since, now)
+            if charge is not None:
+                costs[one_stray.instance_id] = charge
+    return costs
 
 
 def ask(db: Database, one_stray: Stray, now: datetime) -> None:

@@ -64,6 +64,10 @@ metadata = sa.MetaData(
 
 LIVE = sa.text("state <> 'released'")
 UNBOOKED = sa.text("state = 'released' AND asked_at IS NOT NULL AND booked_at IS NULL")
+COVERING = sa.text("job_id = '' AND state NOT IN ('draining', 'destroying', 'released')")
+_SERVED = "'job_done', 'job_gone', 'job_refused', 'job_timeout', 'operator', 'shutdown'"
+FAILED = sa.text(f"reason NOT IN ({_SERVED})")  # core.model.FAILED
+SERVED = sa.text(f"reason IN ({_SERVED})")
 UNSETTLED = sa.text("cleared_at IS NULL AND not_ours = '' AND state <> 'completed'")
 """Written out, never bound: a partial index serves only a query that repeats its very words."""
 
@@ -211,6 +215,10 @@ lease = sa.Table(
     sa.Index("ix_lease_state", "state", "entered_at"),
     sa.Index("ix_lease_live", "created_at", sqlite_where=LIVE, postgresql_where=LIVE),
     sa.Index("ix_lease_unbooked", "entered_at", sqlite_where=UNBOOKED, postgresql_where=UNBOOKED),
+    sa.Index("ix_lease_pool", "pool", sqlite_where=LIVE, postgresql_where=LIVE),
+    sa.Index("ix_lease_covering", "created_at", sqlite_where=COVERING, postgresql_where=COVERING),
+    sa.Index("ix_lease_failed", "entered_at", sqlite_where=FAILED, postgresql_where=FAILED),
+    sa.Index("ix_lease_served", "pool", "entered_at", sqlite_where=SERVED, postgresql_where=SERVED),
     sa.Index("ix_lease_runner_name", "runner_name"),
     sa.Index("ix_lease_created_at", "created_at"),
 )
@@ -291,6 +299,7 @@ stray = sa.Table(  # an instance under our owner tag that is no lease's own: des
     _time("found_at", nullable=False),
     _time("asked_at"),  # when its end was first asked for
     _time("confirmed_at"),  # when a person said that it may go
+    _time("busy_at"),  # when a forge last said that a job runs on it
     sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
     _time("gone_at"),
     _time("booked_at"),
@@ -322,6 +331,25 @@ duty = sa.Table(  # work that one engine does for all, and when it is due again
     _text("holder"),
     _time("done_at"),
     _text("note"),
+)
+
+polled = sa.Table(  # each repository whose open jobs are listed, and when they were last
+    "polled",
+    metadata,
+    sa.Column("forge", sa.String(60), primary_key=True),
+    sa.Column("repository", sa.String(500), primary_key=True),
+    _time("listed_at"),
+    _time("ask_after"),  # the forge refused: not before this
+    _text("note"),
+)
+
+missed = sa.Table(  # each delivery that did not arrive and that the forge was asked to send again
+    "missed",
+    metadata,
+    sa.Column("forge", sa.String(60), primary_key=True),
+    sa.Column("guid", sa.String(200), primary_key=True),
+    sa.Column("asks", sa.Integer, nullable=False, server_default="0"),
+    _time("ask_after", nullable=False),
 )
 
 replica = sa.Table(  # every process that serves this database, as it last said of itself

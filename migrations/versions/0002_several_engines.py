@@ -26,6 +26,14 @@ def upgrade() -> None:
     op.add_column("lease", sa.Column("last_asked_at", TIME))
     op.execute("UPDATE lease SET last_asked_at = entered_at WHERE asked_at IS NOT NULL")
     op.add_column("lease", sa.Column("first_job", sa.Text(), nullable=False, server_default=""))
+    live = sa.text("state <> 'released'")
+    covering = sa.text("job_id = '' AND state NOT IN ('draining', 'destroying', 'released')")
+    reasons = "('job_done', 'job_gone', 'job_refused', 'job_timeout', 'operator', 'shutdown')"
+    failed, served = sa.text(f"reason NOT IN {reasons}"), sa.text(f"reason IN {reasons}")
+    op.create_index("ix_lease_pool", "lease", ["pool"], sqlite_where=live, postgresql_where=live)
+    op.create_index("ix_lease_covering", "lease", ["created_at"], sqlite_where=covering, postgresql_where=covering)
+    op.create_index("ix_lease_failed", "lease", ["entered_at"], sqlite_where=failed, postgresql_where=failed)
+    op.create_index("ix_lease_served", "lease", ["pool", "entered_at"], sqlite_where=served, postgresql_where=served)
     # Jobs that were placed before runs were looked at go on: their leases check them again at the job's start.
     op.execute("UPDATE job SET cleared_at = seen_at WHERE pool IS NOT NULL")
     op.execute("UPDATE job SET heard_at = seen_at")
@@ -39,6 +47,7 @@ def upgrade() -> None:
         sa.Column("found_at", TIME, nullable=False),
         sa.Column("asked_at", TIME),
         sa.Column("confirmed_at", TIME),
+        sa.Column("busy_at", TIME),
         sa.Column("tries", sa.Integer(), nullable=False, server_default="0"),
         sa.Column("gone_at", TIME),
         sa.Column("booked_at", TIME),
@@ -71,6 +80,23 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name="pk_duty"),
     )
     op.create_table(
+        "polled",
+        sa.Column("forge", sa.String(length=60), nullable=False),
+        sa.Column("repository", sa.String(length=500), nullable=False),
+        sa.Column("listed_at", TIME),
+        sa.Column("ask_after", TIME),
+        sa.Column("note", sa.Text(), nullable=False, server_default=""),
+        sa.PrimaryKeyConstraint("forge", "repository", name="pk_polled"),
+    )
+    op.create_table(
+        "missed",
+        sa.Column("forge", sa.String(length=60), nullable=False),
+        sa.Column("guid", sa.String(length=200), nullable=False),
+        sa.Column("asks", sa.Integer(), nullable=False, server_default="0"),
+        sa.Column("ask_after", TIME, nullable=False),
+        sa.PrimaryKeyConstraint("forge", "guid", name="pk_missed"),
+    )
+    op.create_table(
         "replica",
         sa.Column("name", sa.String(length=60), nullable=False),
         sa.Column("role", sa.String(length=20), nullable=False),
@@ -84,9 +110,11 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for name in ("replica", "duty", "run", "stray"):
+    for name in ("replica", "missed", "polled", "duty", "run", "stray"):
         op.drop_table(name)
     op.drop_index("ix_job_unsettled", "job")
+    for name in ("ix_lease_served", "ix_lease_failed", "ix_lease_covering", "ix_lease_pool"):
+        op.drop_index(name, "lease")
     op.drop_column("installation", "key_check")
     for name in ("first_job", "last_asked_at", "missing_at"):
         op.drop_column("lease", name)
