@@ -124,6 +124,7 @@ def assemble(
         token=outfit.token,
         below=outfit.below,
         inventory=Inventory(counted, owner, outfit.clock),
+        telemetry=telemetry,
         since=outfit.clock.now(),
     )
     engine = Engine(deps)

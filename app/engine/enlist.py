@@ -17,8 +17,6 @@ from app.store import jobs, runs
 GROUP = 200
 AT_ONCE = 8  # questions to one forge; its lane may be narrower
 LEAST_REST = timedelta(seconds=5)
-GONE = "gone"
-"""The conclusion of a job that its forge no longer has: it will tell no other."""
 
 A = TypeVar("A")
 
@@ -69,7 +67,7 @@ async def _keep_labels(deps: Deps, answers: Sequence[tuple[Job, Job | None]]) ->
 def _told(job: Job, fresh: Job | None) -> jobs.Record:
     """A forge's answer about one job. One that is gone is over: nobody will ever tell how it ended."""
     if fresh is None:
-        fresh = Job(job.id, job.forge, job.key, job.repository, JobState.COMPLETED, conclusion=GONE)
+        fresh = Job(job.id, job.forge, job.key, job.repository, JobState.COMPLETED, conclusion=jobs.GONE)
     elif fresh.repository.casefold() != job.repository.casefold():
         fresh = job
     return jobs.Record(job.forge, "", "look", "", fresh)

@@ -11,7 +11,7 @@ import structlog
 
 from app.core.model import LATE_REASON, Lease, Reason
 from app.core.states import LIVE, RULES, State, way_out
-from app.engine import beacon, bill, boot, enlist, launch, reaper, reconcile, runner, teardown
+from app.engine import beacon, bill, boot, enlist, launch, listen, reaper, reconcile, runner, teardown
 from app.engine.step import Answer, Deps, Move, Station, Timing, Wait, deadline, pause
 from app.store import duties, leases, sweep
 
@@ -49,6 +49,8 @@ async def _tidy(deps: Deps) -> None:
 
 
 CHORES = (
+    Chore("poll", lambda _: timedelta(seconds=15), listen.poll, shared=False),  # shared too, but by the forge
+    Chore("redeliver", lambda _: timedelta(seconds=15), listen.redeliver, shared=False),
     Chore("survey", lambda timing: timing.watch, reaper.survey),
     Chore("forge sweep", lambda timing: timing.forge_sweep, reaper.reap_runners),
     Chore("beacon", lambda _: timedelta(minutes=1), beacon.tend),

@@ -13,6 +13,7 @@ from app.engine.inventory import Inventory
 from app.forges.contract import Forge
 from app.kit.bell import Bell
 from app.kit.clock import Clock
+from app.kit.telemetry import Telemetry
 from app.kit.threads import Lane
 from app.store import leases
 from app.store.db import Database
@@ -56,6 +57,9 @@ class Timing:
     ban: timedelta = timedelta(minutes=1)  # of an offer that failed once
     forge_sweep: timedelta = timedelta(minutes=15)  # one list call per scope: GitHub counts calls by the hour
     beacon: timedelta = timedelta(minutes=30)
+    poll: timedelta = timedelta(minutes=5)  # how often the open jobs of active repositories are listed
+    redeliver: timedelta = timedelta(minutes=2)  # how often a forge is asked which deliveries did not arrive
+    unheard: timedelta = timedelta(minutes=20)  # so long without a word on an open job, and its forge is asked for it
     width: int = 64  # looks at once
 
 
@@ -82,6 +86,7 @@ class Deps:
     token: Callable[[int], str]  # unguessable hex of so many bytes
     below: Callable[[int], int]  # a random number from 0 to n - 1
     inventory: Inventory
+    telemetry: Telemetry
     since: datetime  # when this service started: before that it heard no node
 
     @property

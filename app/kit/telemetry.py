@@ -336,6 +336,9 @@ class Telemetry:
         self.deliveries = counter(
             "deliveries", "Webhook deliveries, by what became of them.", forge=forges, result=DELIVERY_RESULTS
         )
+        self.jobs_found = counter(
+            "jobs_found", "Jobs that a search found further on than any webhook had told, or not at all.", forge=forges
+        )
         self.node_joins = counter("node_joins", "Nodes that presented a join token.", result=JOIN_RESULTS)
         self.logins = counter("logins", "Attempts to log in.", result=LOGIN_RESULTS)
 

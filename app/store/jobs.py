@@ -37,6 +37,8 @@ LIMITS: Mapping[str, int] = {
     "installation": 100,
 }
 MOST_LABELS = 100
+GONE = "gone"
+"""The conclusion of a job that its forge no longer has: nobody will ever tell another."""
 HEARD_AGAIN = timedelta(seconds=30)
 
 
@@ -62,16 +64,7 @@ class Recorded(StrEnum):
 
 def record(db: Database, records: Sequence[Record], now: datetime) -> list[Recorded]:
     """All of them in one transaction, durable when this returns; one answer for each, in the same order."""
-    if not records:
-        return []
-    with db.write() as conn:
-        fresh = _unseen(db, conn, records, now)
-        changes: dict[str, list[Job]] = {}
-        for item, new in zip(records, fresh, strict=True):
-            if new and item.job is not None and _fits(item.job):
-                told = replace(admissible(item.job), heard_by="webhook" if item.guid else "poll")
-                changes.setdefault(item.job.id, []).append(told)
-        before = _merge(db, conn, changes, now)
+    fresh, before = _write(db, records, now)
     answers: list[Recorded] = []
     for item, new in zip(records, fresh, strict=True):
         if not new:
@@ -83,6 +76,26 @@ def record(db: Database, records: Sequence[Record], now: datetime) -> list[Recor
             before[item.job.id] = max(place, known)
             answers.append(Recorded.STALE if place < known else Recorded.RECORDED)
     return answers
+
+
+def advance(db: Database, records: Sequence[Record], now: datetime) -> int:
+    """The same for what a search found: how many of the jobs are new, or further on than was known."""
+    _, before = _write(db, records, now)
+    return sum(JOB_ORDER[item.job.state] > before.get(item.job.id, len(JOB_ORDER)) for item in records if item.job is not None)
+
+
+def _write(db: Database, records: Sequence[Record], now: datetime) -> tuple[list[bool], dict[str, int]]:
+    """For each record whether it is new, and how far each job was before."""
+    if not records:
+        return [], {}
+    with db.write() as conn:
+        fresh = _unseen(db, conn, records, now)
+        changes: dict[str, list[Job]] = {}
+        for item, new in zip(records, fresh, strict=True):
+            if new and item.job is not None and _fits(item.job):
+                told = replace(admissible(item.job), heard_by="webhook" if item.guid else "poll")
+                changes.setdefault(item.job.id, []).append(told)
+        return fresh, _merge(db, conn, changes, now)
 
 
 def _fits(job: Job) -> bool:
@@ -177,7 +190,8 @@ def _merge(db: Database, conn: sa.Connection, changes: Mapping[str, Sequence[Job
             written |= {str(job_id) for job_id in conn.execute(statement, new).scalars()}
         changed = [one for job_id, one in merged.items() if job_id in known and _news(known[job_id], one, now)]
         if changed:
-            conn.execute(_UPDATE, [{"the_id": one.id, **_without_id(one), "heard_at": now} for one in changed])
+            heard = {"heard_at": now, "ask_after": None, "asks": 0}
+            conn.execute(_UPDATE, [{"the_id": one.id, **_without_id(one), **heard} for one in changed])
         news = [row for job_id, row in bound.items() if job_id in written and row.pop("news")]
         if news:
             conn.execute(_TELL, sorted(news, key=itemgetter("the_id")))

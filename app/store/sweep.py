@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
+from app.store import polls
 from app.store.db import Database
 from app.store.rows import clean
 from app.store.tables import delivery, login_link, node_session, run, sighting, web_session
@@ -67,4 +68,4 @@ def tidy(db: Database, now: datetime) -> int:
         sa.delete(run).where(sa.func.coalesce(run.c.told_at, run.c.ask_after) < now - KEPT_RUNS),
     )
     with db.write() as conn:
-        return sum(conn.execute(statement).rowcount for statement in old)
+        return sum(conn.execute(statement).rowcount for statement in old) + polls.tidy(conn, now)
