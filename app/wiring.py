@@ -227,6 +227,8 @@ def from_settings(
             beat=timedelta(seconds=settings.engine.beat_seconds),
             hold=timedelta(seconds=settings.engine.hold_seconds),
             silent=silent,
+            redeliver=timedelta(seconds=settings.engine.redeliver_seconds),
+            poll=timedelta(seconds=settings.engine.poll_seconds),
         ),
         telemetry=telemetry,
         node_ca=settings.server.node_ca.read_text() if settings.server.node_ca else None,

@@ -203,6 +203,11 @@ class EngineSettings(Section):
     """Minutes of silence after which a node powers itself off, and after which it counts as lost. Default 5."""
     hold_seconds: float = Field(default=120.0, ge=5, le=3600)
     """Seconds that a worker may hold a lease before another may take over. Default 120: longer than any one step."""
+    redeliver_seconds: float = Field(default=120.0, ge=15, le=3_600)
+    """Seconds between two questions to a forge which of its deliveries did not arrive. Default 120."""
+    poll_seconds: float = Field(default=300.0, ge=15, le=3_600)
+    """Seconds between two listings of the open jobs of active repositories, for what no delivery told. Default 300.
+    While little of the forge's quota is left, both are asked less often, and at its end not at all."""
 
     @model_validator(mode="after")
     def _patience(self) -> Self:

@@ -27,6 +27,14 @@ from tests.parts import docker, postgres
 
 HOLD = 8.0
 """Seconds that a claim lasts here."""
+ENGINE = {
+    "beat_seconds": 0.5,
+    "heartbeat_seconds": 1,
+    "silent_minutes": 0.75,
+    "hold_seconds": HOLD,
+    "redeliver_seconds": 15,
+    "poll_seconds": 20,
+}
 CEILING = 4
 PRICE = "1.20"
 LOST_SECONDS = 25
@@ -265,7 +273,7 @@ def _settings(scenario: Scenario, folder: Path, forge: launch.Running, balancer:
         ("[[provider]]", provider),
         ("[[pool]]", pool),
         ("[[repository]]", {"match": "acme/*"}),
-        ("[engine]", {"beat_seconds": 0.5, "heartbeat_seconds": 1, "silent_minutes": 0.75, "hold_seconds": HOLD}),
+        ("[engine]", ENGINE),
         ("[log]", {"level": "info", "format": "json"}),
     ]
     lines = [f'public_url = "http://127.0.0.1:{balancer}"']

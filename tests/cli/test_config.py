@@ -90,7 +90,7 @@ def test_explain_tells_of_a_table_within_a_table(sublet: Run, tmp_path: Path) ->
 
 def test_explain_lists_a_whole_table(sublet: Run) -> None:
     lines = sublet("config", "explain", "engine").out.splitlines()
-    assert len(lines) == 5 and lines[0].startswith("KEY") and "engine.beat_seconds" in lines[1]
+    assert len(lines) == 7 and lines[0].startswith("KEY") and "engine.beat_seconds" in lines[1]
     assert sublet("config", "explain", "nothing.like.it").code == 3
 
 
