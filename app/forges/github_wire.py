@@ -46,6 +46,11 @@ def api_address(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{parts.path}/api/v3"
 
 
+def minute_limits(host: str) -> MinuteLimits:
+    """GitHub's own hosts have limits that no header tells; a GitHub Enterprise Server has none unless its headers say so."""
+    return MINUTE_LIMITS if host == "api.github.com" or host.endswith(".ghe.com") else MinuteLimits()
+
+
 @dataclass(frozen=True, slots=True)
 class Signed:
     """Who asks, and out of whose budget."""
@@ -67,6 +72,7 @@ class GitHubWire:
             raise ValueError("GitHub's api_url must not carry a user or a password.")
         self.forge = forge
         self.now = now
+        self.minute_limits = minute_limits(parts.hostname)
         self._url = api_url.rstrip("/")
         self._timeout = max(1, math.ceil(timeout.total_seconds()))  # PyGithub takes whole seconds
         self._on_rate = on_rate
@@ -74,7 +80,7 @@ class GitHubWire:
 
     def budget(self) -> Budget:
         """A new credential's budget."""
-        return Budget(self.forge, MINUTE_LIMITS)
+        return Budget(self.forge, self.minute_limits)
 
     def send(
         self,

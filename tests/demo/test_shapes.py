@@ -159,6 +159,33 @@ async def test_the_rate_limit_is_told_and_kept(caller: Caller, state: ForgeState
     assert (await caller.call("GET", "/repos/acme/train")).status_code == 200
 
 
+async def test_who_asks_again_for_the_same_pays_nothing(caller: Caller, state: ForgeState) -> None:
+    queue(state)
+    path, headers = "/api/v3/repos/acme/train/actions/runs", {"Authorization": f"Bearer {caller.keys.token}"}
+    first = await caller.client.get(path, headers=headers)
+    again = await caller.client.get(path, headers=headers | {"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert again.headers["x-ratelimit-remaining"] == first.headers["x-ratelimit-remaining"]
+    other = headers | {"Authorization": f"Bearer {await caller.installed()}", "If-None-Match": first.headers["etag"]}
+    assert (await caller.client.get(path, headers=other)).status_code == 200
+    queue(state)
+    changed = await caller.client.get(path, headers=headers | {"If-None-Match": first.headers["etag"]})
+    assert (changed.status_code, changed.json()["total_count"]) == (200, 2)
+
+
+async def test_quota_can_be_short_and_lists_stale_on_purpose(caller: Caller, state: ForgeState) -> None:
+    await caller.control("faults", quota_taken=0.99, stale_lists=True)
+    path = "/repos/acme/train/actions/runs"
+    told = await caller.call("GET", path)
+    assert (told.headers["x-ratelimit-remaining"], told.json()["total_count"]) == ("49", 0)
+    queue(state)
+    assert (await caller.call("GET", path)).json()["total_count"] == 0
+    await caller.control("faults", quota_taken=1.0)
+    assert (await caller.call("GET", path)).status_code == 403
+    await caller.control("faults")
+    assert (await caller.call("GET", path)).json()["total_count"] == 1
+
+
 def test_a_run_is_what_its_jobs_are(state: ForgeState) -> None:
     specs = [JobSpec(name, name, ["gpu"]) for name in ("one", "two")]
     run = state.start(Order("acme/train", SHA, specs), NOON)

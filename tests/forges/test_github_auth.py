@@ -8,8 +8,9 @@ from datetime import timedelta
 import pytest
 
 from app.core.model import Job, JobState, Scope, ScopeKind
+from app.forges.budget import MinuteLimits
 from app.forges.contract import ForgeDown, ForgeRefused, RunnerOrder
-from app.forges.github_wire import api_address
+from app.forges.github_wire import api_address, minute_limits
 from providers.contract import Secret
 from tests.fakes.loopback import Fault, Reply
 from tests.forges.conftest import GitHubSide
@@ -176,6 +177,11 @@ def test_the_check_tells_who_we_are_and_what_is_missing(any_github: GitHubSide) 
 )
 def test_the_api_address_follows_from_the_web_address(url: str, expected: str) -> None:
     assert api_address(url) == expected
+
+
+def test_untold_limits_are_githubs_own_and_not_those_of_a_server_of_ones_own() -> None:
+    assert minute_limits("api.github.com") == minute_limits("api.acme.ghe.com") == MinuteLimits(points=900, creations=80)
+    assert minute_limits("git.acme.example") == minute_limits("ghe.com.example") == MinuteLimits()
 
 
 @pytest.mark.parametrize(
