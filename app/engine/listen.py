@@ -12,7 +12,7 @@ import structlog
 from app.core.model import Job, JobState
 from app.core.rules import allowed_repository
 from app.engine.step import Deps
-from app.forges.contract import Forge, ForgeDown, ForgeError, ForgeRefused, Missed, Pace
+from app.forges.contract import Forge, ForgeDown, ForgeError, ForgeRefused, HeldBack, Missed, Pace
 from app.store import jobs, polls, runs
 
 log = structlog.get_logger()
@@ -25,6 +25,7 @@ AT_ONCE = 4  # listings of one forge
 LONGEST_AWAY = timedelta(days=3)  # GitHub keeps deliveries for so long
 OVERLAP = timedelta(minutes=5)  # a delivery may be listed later than it was sent
 NOT_AGAIN = timedelta(hours=1)  # a repository, or a list of deliveries, that the forge refuses to show
+ENOUGH = 2  # repositories without a clear answer, and the round is broken off
 SETTLED = timedelta(minutes=1)  # a job heard of within it may be missing in a list that lags
 
 
@@ -116,12 +117,15 @@ async def _poll(deps: Deps, forge: Forge, last: polls.Round) -> int:
 
     async def one(repository: str, installation: str) -> int:
         async with room:
-            if down:
+            if len(down) >= ENOUGH or any(isinstance(error, HeldBack) for error in down):
                 return 0
             try:
                 return await _list(deps, forge, repository, installation)
-            except ForgeDown as error:
+            except HeldBack as error:  # not asked at all: it keeps its place in the line
                 down.append(error)
+            except ForgeDown as error:  # it goes to the end of the line, so that one bad repository keeps no other waiting
+                down.append(error)
+                await deps.store(polls.listed, deps.db, forge.name, repository, now, note=f"Broken off: {error}")
             except ForgeError as error:
                 await deps.store(
                     polls.listed, deps.db, forge.name, repository, now, ask_after=now + NOT_AGAIN, note=f"Refused: {error}"
