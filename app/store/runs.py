@@ -34,6 +34,14 @@ _PLACED = (UNSETTLED, job.c.pool.is_not(None))
 _UNPLACED = (UNSETTLED, job.c.pool.is_(None), job.c.labels.is_not(None))
 _AT_WORK = sa.or_(job.c.state == JobState.QUEUED, sa.and_(job.c.state == JobState.IN_PROGRESS, job.c.lease_id != ""))
 """What is worth a question: a job that wants a machine, or one that has taken one of ours."""
+_ANY = sa.select(job.c.id).where(UNSETTLED).limit(1)
+"""Mostly there is none, and this is asked every second: one look at a small index, from a statement made once."""
+_SETTLES = (
+    sa.select(job.c.id)
+    .where(*_UNPLACED)
+    .union_all(sa.select(job.c.id).select_from(job).join(run, _SAME_RUN).where(*_PLACED, run.c.told_at.is_not(None)))
+    .limit(1)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +61,7 @@ def enlist(db: Database, placing: Placing, judge: Judge, now: datetime, limit: i
 
     What is placed and not settled is a question for its forge."""
     with db.read() as conn:
-        placed = sa.select(job.c.id).select_from(job).join(run, _SAME_RUN).where(*_PLACED, run.c.told_at.is_not(None))
-        if conn.execute(sa.select(job.c.id).where(*_UNPLACED).union_all(placed).limit(1)).first() is None:
+        if conn.execute(_ANY).first() is None or conn.execute(_SETTLES).first() is None:
             return 0
     fresh = sa.select(*JOB_COLUMNS).where(*_UNPLACED).order_by(job.c.seen_at, job.c.id).limit(limit)
     with db.write() as conn:
@@ -148,6 +155,9 @@ def questions(db: Database, forge: str, now: datetime, limit: int) -> Questions:
     first = first.where(_AT_WORK, run.c.told_at.is_(None), sa.or_(run.c.ask_after.is_(None), run.c.ask_after <= now))
     first = first.group_by(job.c.repository, job.c.run_id, job.c.attempt)
     first = first.order_by(sa.func.min(sa.func.coalesce(run.c.ask_after, job.c.seen_at)), sa.func.min(job.c.id)).limit(limit)
+    with db.read() as conn:
+        if conn.execute(_ANY).first() is None:
+            return Questions()
     with db.read() as conn:
         rest = conn.execute(sa.select(duty.c.due, duty.c.note).where(duty.c.name == _learning(forge))).first()
         labels = [job_of(row) for row in conn.execute(unlabelled)]
