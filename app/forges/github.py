@@ -150,7 +150,9 @@ class GitHubForge:
         answer = self._calls.ask(call, "GET", f"{home(scope)}/actions/runs/{job.run_id}", query=query)
         if answer.status in (404, 410):
             return None
-        return self._calls.read(answer, 200, deed, lambda body: run_of_answer(job, body))
+        run = self._calls.read(answer, 200, deed, lambda body: run_of_answer(job, body))
+        self._polls.watch(run.repository)
+        return run
 
     def open_jobs(self, repository: str, installation: str = "") -> Sequence[Job]:
         return self._polls.open_jobs(repository, installation)

@@ -15,9 +15,9 @@ from datetime import datetime, timedelta
 from urllib.parse import parse_qs, urlsplit
 
 from app.core.model import Job, JobState, Scope, ScopeKind
-from app.forges.answers import Answer, failure, unreadable
+from app.forges.answers import UNTOLD_WAIT, Answer, failure, unreadable
 from app.forges.budget import Rank
-from app.forges.contract import ForgeDown, ForgeError, ForgeRefused, Missed
+from app.forges.contract import ForgeDown, ForgeError, ForgeRefused, HeldBack, Missed
 from app.forges.github_auth import Purpose
 from app.forges.github_calls import PAGE, Call, GitHubCalls, page_of
 from app.forges.github_payload import REPOSITORY, home, job_of_listing
@@ -65,11 +65,6 @@ class GitHubPolls:
         scope = Scope(ScopeKind.REPOSITORY, repository)
         call = Call(scope, Purpose.JOBS, Rank.POLL, f"list the open jobs of {repository}", installation)
         place = home(scope)
-        with self._lock:
-            self._watched[repository] = None
-            self._watched.move_to_end(repository)
-            while len(self._watched) > _WATCHED:
-                self._watched.popitem(last=False)
         runs: dict[str, Job] = {}
         for status in OPEN:
             runs |= {run.run_id: run for run in self._runs(call, place, status)}
@@ -78,7 +73,16 @@ class GitHubPolls:
             for job in self._jobs(call, f"{place}/actions/runs/{run.run_id}/jobs", run):
                 if job.state is not JobState.COMPLETED:
                     found[job.id] = job
+        self.watch(repository)
         return list(found.values())
+
+    def watch(self, repository: str) -> None:
+        """GitHub has answered about this repository: without an App, its webhooks are to be looked into."""
+        with self._lock:
+            self._watched[repository] = None
+            self._watched.move_to_end(repository)
+            while len(self._watched) > _WATCHED:
+                self._watched.popitem(last=False)
 
     def _runs(self, call: Call, place: str, status: str) -> list[Job]:
         """The runs of one status, each as what its jobs have in common."""
@@ -181,6 +185,8 @@ class GitHubPolls:
             raise ForgeRefused("Which webhook is ours cannot be told: the service does not know its own public address.")
         with self._lock:
             watched = list(self._watched)
+        if not watched:
+            raise HeldBack("Which webhooks to look into is known once GitHub was asked about a repository.", wait=UNTOLD_WAIT)
         owners = dict.fromkeys(Scope(ScopeKind.ORGANIZATION, name.partition("/")[0]) for name in watched)
         places = [*(Scope(ScopeKind.REPOSITORY, name) for name in watched), *owners]
         found: list[str] = []

@@ -17,7 +17,7 @@ from typing import TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from app.core.model import Job, Run
-from app.forges.answers import Answer, failure, unreadable
+from app.forges.answers import UNTOLD_WAIT, Answer, failure, unreadable
 from app.forges.budget import Rank, Sliding
 from app.forges.contract import ForgeDown, ForgeError, ForgeRefused, HeldBack, Missed
 from app.forges.gitlab_payload import MERGE_REQUEST, PATH, job_of_listing, project_of, run_of_answer
@@ -73,7 +73,9 @@ class GitLabPolls:
             return None
         request = MERGE_REQUEST.fullmatch(self._read(answer, deed, lambda body: words(body, "ref", 255)))
         source = self._source_of(project, request[1]) if request else None
-        return self._read(answer, deed, lambda body: run_of_answer(job, self._wire.url, body, source))
+        run = self._read(answer, deed, lambda body: run_of_answer(job, self._wire.url, body, source))
+        self._watch(run.repository)
+        return run
 
     def _source_of(self, project: str, request: str) -> str | None:
         """The id of the project that a merge request comes from; None where it is gone, or not ours to see."""
@@ -88,11 +90,6 @@ class GitLabPolls:
         deed = f"list the open jobs of {repository}"
         if not PATH.fullmatch(repository):
             raise ForgeRefused(f"GitLab has no project of the name {repository[:100]!r}.")
-        with self._lock:
-            self._watched[repository] = None
-            self._watched.move_to_end(repository)
-            while len(self._watched) > _WATCHED:
-                self._watched.popitem(last=False)
         path = f"/projects/{quote(repository, safe='')}/jobs"
         query: Query = {"scope[]": OPEN, "per_page": PAGE, "pagination": "keyset", "order_by": "id", "sort": "desc"}
         found: dict[str, Job] = {}
@@ -102,9 +99,18 @@ class GitLabPolls:
                 found[job.id] = job
             onward = next_query(answer.headers.get("link", ""))
             if not onward:
+                self._watch(repository)
                 return list(found.values())
             query = {**query, **onward}
         raise ForgeDown(f"{self._wire.forge} gave more than {PAGES} pages when asked to {deed}")
+
+    def _watch(self, repository: str) -> None:
+        """GitLab has answered about this project: its webhooks are to be looked into."""
+        with self._lock:
+            self._watched[repository] = None
+            self._watched.move_to_end(repository)
+            while len(self._watched) > _WATCHED:
+                self._watched.popitem(last=False)
 
     def missed(self, since: datetime) -> list[Missed]:
         """Job deliveries to us, by webhooks of the polled projects and of their groups, of which no attempt was answered.
@@ -114,6 +120,8 @@ class GitLabPolls:
             raise ForgeRefused("Which webhook is ours cannot be told: the service does not know its own public address.")
         with self._lock:
             projects = list(self._watched)
+        if not projects:
+            raise HeldBack("Which webhooks to look into is known once GitLab was asked about a project.", wait=UNTOLD_WAIT)
         groups = {path.rsplit("/", up)[0] for path in projects for up in range(1, path.count("/") + 1)}
         hooks: list[str] = []
         refused: ForgeRefused | None = None

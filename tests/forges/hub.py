@@ -48,11 +48,11 @@ class Hub:
             "api_url": self.url,
             "app_id": str(self.state.book.app_id),
             "private_key": Secret(self.keys.app_pem),
-            "on_rate": self._note,
+            "on_rate": self.note,
         }
         return GitHubForge(**{**values, **changes})
 
-    def _note(self, _: str, left: int) -> None:
+    def note(self, _: str, left: int) -> None:
         self.left.append(left)
 
     def start(self, *labels: str, jobs: int = 1, repository: str = "acme/train", approval: bool = False, **more: Any) -> Run:

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from app.forges.contract import ForgeRefused, Missed
+from app.forges.contract import ForgeRefused, HeldBack, Missed
 from app.forges.github import GitHubForge
 from tests.fakes.loopback import Fault, Reply
 from tests.forges.conftest import GitHubSide
@@ -59,6 +59,11 @@ def test_rights_that_do_not_reach_are_a_sentence(github: GitHubSide) -> None:
         polled(github, "acme/train").missed(github.clock.now())
     github.server.hooks.add("repos/acme/eval", OURS)
     assert polled(github, "acme/train", "acme/eval").missed(github.clock.now()) == []  # what can be seen is looked into
+
+
+def test_before_anything_was_asked_nobody_says_that_all_arrived(github: GitHubSide) -> None:
+    with pytest.raises(HeldBack):
+        polled(github).missed(github.clock.now())
 
 
 def test_without_an_address_of_our_own_no_webhook_is_ours(github: GitHubSide) -> None:

@@ -189,6 +189,19 @@ def test_a_delivery_that_is_gone_is_no_error_and_an_id_of_a_stranger_is_refused(
             forge.redeliver(Missed(strange, "g", now))
 
 
+def test_before_anything_was_asked_nobody_says_that_all_arrived(gitlab: GitLabSide) -> None:
+    """After a start no project is known yet; the next round looks as far back."""
+    server, forge = gitlab.server, gitlab.forge(hook_url=OURS)
+    with pytest.raises(HeldBack):
+        forge.missed(gitlab.clock.now())
+    project = server.add_project(PATH)
+    server.hooks.add(project, OURS)
+    job = server.queue_job(project, ["gpu"])
+    server.hooks.note(server.deliver(job), 0)
+    forge.fetch_run(Job("gitlab-1", "gitlab", "1", PATH, JobState.QUEUED, run_id=str(job.pipeline_id)))
+    assert len(forge.missed(gitlab.clock.now() - HOUR)) == 1
+
+
 def test_rights_that_do_not_reach_and_an_address_that_nobody_knows_are_sentences(gitlab: GitLabSide) -> None:
     forge, _ = polled(gitlab)
     gitlab.server.hooks.visible = False
