@@ -50,6 +50,8 @@ def _job(output: Output, job: Json) -> int:
         return Exit.OK
     click.echo(f"{clean(job['state']).upper()} {duration(job.get('waiting_seconds'))}  {clean(job_title(job))}")
     click.echo(clean(job["not_ours"] or job["wait"] or job.get("next_step") or "It has what it needs."))
+    if job.get("heard_by") == "poll":
+        click.echo("No webhook told of it in time: it was found by a poll.")
     return Exit.OK
 
 

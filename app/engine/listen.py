@@ -49,13 +49,13 @@ async def _each(deps: Deps, kind: str, period: timedelta, search: Search) -> int
 
     async def one(name: str, forge: Forge) -> int:
         pace = forge.pace()
-        if pace is Pace.STOP:
-            return 0
         length = period * (SLOWER if pace is Pace.SLOW else 1)
         last = await deps.store(polls.take, deps.db, f"{kind} {name}", deps.clock.now(), length, deps.since)
         if last is None:
             return 0
         try:
+            if pace is Pace.STOP:
+                raise HeldBack("What is left of the quota is kept for calls that matter more.")
             return await search(deps, forge, last)
         except ForgeRefused as error:
             await _finish(deps, last, f"Refused: {error}", last.since, NOT_AGAIN)

@@ -154,7 +154,8 @@ async def test_doctor_says_what_is_wrong_and_what_to_do(service: Service, rebuil
     assert reply["ok"] is True
     assert status == {
         "database": "ok", "engine": "ok", "public_url": "warn", "pools": "ok", "allow list": "ok", "webhook secret": "ok",
-        "forge github": "ok", "provider cloud-a": "ok",
+        "forge github": "ok", "provider cloud-a": "ok", "sweep cloud-a": "skip", "destroys": "ok",
+        "listening github": "skip", "listening gitlab": "skip",
     }  # fmt: skip
 
 
