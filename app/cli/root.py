@@ -20,6 +20,7 @@ from app.cli.lease import lease, ps
 from app.cli.login import login
 from app.cli.people import people
 from app.cli.queue import queue
+from app.cli.sweep import sweep
 from app.cli.token import token
 from app.cli.up import up
 
@@ -33,8 +34,9 @@ def sublet() -> None:
 
 
 COMMANDS = (
-    up, demo, ps, lease, queue, explain, doctor, config, login, people, token, keys, backup, restore, version, completion,
-)  # fmt: skip
+    *(up, demo, ps, lease, queue, explain, doctor, sweep, config, login),
+    *(people, token, keys, backup, restore, version, completion),
+)
 for command in COMMANDS:
     sublet.add_command(command)
 

@@ -13,7 +13,7 @@ from app.core.model import Scope
 from app.engine.inventory import Listing
 from app.engine.step import Deps
 from app.forges.contract import ForgeError, ForgeRefused, RunnerBusy
-from app.store import audit, jobs, lease_views, strays, surveys, sweep
+from app.store import audit, jobs, leaks, lease_views, strays, surveys, sweep
 from app.store.strays import Owned, Stray
 from providers.contract import Instance, Phase, ProviderError
 
@@ -31,6 +31,8 @@ log = structlog.get_logger()
 async def survey(deps: Deps) -> int:
     """One look at every provider; how many strays were proven gone. One bad provider delays no other."""
     now = deps.clock.now()
+    for lease in await deps.store(leaks.alarm, deps.db, now):
+        log.error("destroy.stuck", lease=lease.name, provider=lease.provider, instance=lease.instance_id, note=lease.note)
     if now - deps.since > deps.timing.silent:
         await deps.store(strays.wake_silent, deps.db, now - deps.timing.silent, now)
     return sum(await asyncio.gather(*(_survey_in_time(name, deps) for name in deps.providers)))

@@ -316,6 +316,9 @@ class Telemetry:
 
         self.orphans = gauge("orphans", "Instances under our tag that no lease owns.", provider=providers)
         self.destroy_pending = gauge("destroy_pending_seconds", "The longest wait for a proof of absence.", provider=providers)
+        self.held_back = gauge("sweep_held_instances", "Strays that wait for a person's word.", provider=providers)
+        self.sweep_age = gauge("sweep_age_seconds", "Since a provider's last whole list; -1: never.", provider=providers)
+        self.leak_cost = gauge("leak_cost", "Money so far of stuck destroys and of strays.", provider=providers)
         self.destroy_failures = counter("destroy_failures", "Destroy calls that failed.", provider=providers)
         self.provider_requests = counter(
             "provider_requests",

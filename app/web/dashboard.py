@@ -14,12 +14,14 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from app.core.model import Lease
 from app.store import leases
+from app.store.people import Role
 from app.web import schema, sheet
 from app.web.api import Before, ask
 from app.web.auth import Gate, Visitor
 from app.web.pages import YEAR_SECONDS, Pages, local_path, rfc3339
 from app.web.parts import WebParts
 from app.web.reads import Reads, Tab, Which
+from app.web.sweep import confirm
 
 PAGE = 50
 TAIL = 500
@@ -32,6 +34,7 @@ TASTES: Mapping[str, tuple[str, ...]] = {
     "keys": ("on", "off"),
 }
 SAID: Mapping[str, str] = {
+    "sweep": "Written down; the sweep destroys them within a minute.",
     "drain": "Asked to drain; the engine does it now.",
     "destroy": "Asked to destroy; the engine does it now.",
 }
@@ -165,9 +168,19 @@ def router(parts: WebParts, gate: Gate, pages: Pages, reads: Reads) -> APIRouter
         return RedirectResponse(f"/leases/{quote(lease.name)}?asked={what}", 303)
 
     @routes.get("/health-page")
-    async def health(request: Request, visitor: Annotated[Visitor, viewer]) -> Response:
-        reply = await reads.doctor()
-        return pages.page(request, "health.html", visitor, checks=reply.checks, twin="/health-page.json", cli="sublet doctor")
+    async def health(request: Request, visitor: Annotated[Visitor, viewer], asked: str = "") -> Response:
+        reply, told = await reads.doctor(), await reads.sweep()
+        return pages.page(
+            request, "health.html", visitor, checks=reply.checks, sweeps=[one for one in told.providers if one.strays],
+            may_confirm=visitor.may(Role.OPERATOR), twin="/health-page.json", cli="sublet doctor", said=SAID.get(asked, ""),
+        )  # fmt: skip
+
+    @routes.post("/sweep/{provider}/confirm")
+    async def let_go(request: Request, provider: str, visitor: Annotated[Visitor, operator]) -> Response:
+        form = await request.form()
+        named = [value for value in form.getlist("instance") if isinstance(value, str)]
+        await confirm(parts, provider, named, _field(form, "reason"), visitor)
+        return RedirectResponse("/health-page?asked=sweep", 303)
 
     @routes.get("/health-page.json", dependencies=[viewer])
     async def health_twin() -> schema.DoctorReply:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Literal
 from urllib.parse import urlsplit
 
 from app.kit.telemetry import logger
 from app.store import replicas
 from app.store.replicas import Replica
+from app.web.leak_checks import leak_checks
+from app.web.listen_checks import listen_checks
 from app.web.parts import HealthCheck, WebParts
-from app.web.schema import Check
+from app.web.schema import Check, check
 from app.web.words import duration
 
 log = logger(__name__)
@@ -21,11 +22,6 @@ PATIENCE = 10.0
 """Seconds for one check; they run side by side."""
 SILENT = timedelta(seconds=15)
 """A process says every 3 seconds that it lives; one that says nothing for so long is taken for ended."""
-Status = Literal["ok", "warn", "fail", "skip"]
-
-
-def check(name: str, status: Status, text: str, fix: str = "") -> Check:
-    return Check(name=name, status=status, text=text, fix=fix)
 
 
 async def examine(parts: WebParts) -> list[Check]:
@@ -34,7 +30,9 @@ async def examine(parts: WebParts) -> list[Check]:
     provider_fix = "Compare its [[provider]] settings with what the vendor shows."
     looks = [_ask(f"forge {name}", look, forge_fix) for name, look in parts.forge_checks.items()]
     looks += [_ask(f"provider {name}", look, provider_fix) for name, look in parts.providers.items()]
-    database, known, *others = await asyncio.gather(_database(parts), _replicas(parts), *looks)
+    (database, known, leaking, listening), others = await asyncio.gather(
+        asyncio.gather(_database(parts), _replicas(parts), leak_checks(parts), listen_checks(parts)), asyncio.gather(*looks)
+    )
     ours = [_public_url(parts), _pools(parts), _repositories(parts), _secrets(parts)]
     found = [database, _engine(parts, known), *(_replica(parts, one) for one in known), *ours]
     if not parts.forge_checks:
@@ -42,7 +40,7 @@ async def examine(parts: WebParts) -> list[Check]:
         found.append(check("forge", "warn", text, "Add [github] or [gitlab] to sublet.toml."))
     if not parts.providers:
         found.append(check("provider", "warn", "No provider is configured, so nothing can be leased.", "Add a [[provider]]."))
-    return [*found, *others]
+    return [*found, *leaking, *others, *listening]
 
 
 async def _database(parts: WebParts) -> Check:

@@ -8,11 +8,12 @@ from decimal import Decimal
 from typing import Literal
 
 from app.core.model import Lease
-from app.store import board, leases, nodes
+from app.store import board, leaks, leases, nodes
 from app.web import schema, views
 from app.web.doctor import examine
 from app.web.errors import Problem
 from app.web.parts import WebParts
+from app.web.sweep_views import SweepReply, sweep_views
 
 Which = Literal["live", "past", "all"]
 Tab = Literal["waiting", "started", "not_ours"]
@@ -84,6 +85,7 @@ class Reads:
     async def overview(self) -> schema.OverviewReply:
         parts, now = self._parts, self.now()
         found = await parts.lane(board.overview, parts.db, now)
+        leaking = await parts.lane(leaks.leaks, parts.db, now)
         demo, notes = parts.settings.demo, self._notes
         spending: dict[str, Decimal] = {}
         by_state: dict[str, int] = {}
@@ -103,7 +105,7 @@ class Reads:
             jobs=dict(found.counts),
             oldest_wait_seconds=max((item.waiting_seconds or 0.0 for item in items), default=None),
             start_times=views.start_times(found.starts),
-            attention=views.attention(found, now, parts.settings.silent_seconds),
+            attention=views.attention(found, leaking, now, parts.settings.silent_seconds),
             live=[views.lease_view(row, now, notes, demo) for row in found.live],
             waiting=items,
             recent=[views.lease_view(row, now, notes, demo) for row in found.recent],
@@ -113,6 +115,12 @@ class Reads:
     async def doctor(self) -> schema.DoctorReply:
         checks = await examine(self._parts)
         return schema.DoctorReply(ok=all(check.status != "fail" for check in checks), checks=checks)
+
+    async def sweep(self) -> SweepReply:
+        """What each provider has under our owner tag, and what of it is no lease's own."""
+        now = self.now()
+        found = await self._parts.lane(leaks.leaks, self._parts.db, now)
+        return SweepReply(providers=sweep_views(self._parts, found, now))
 
 
 def _searched(view: schema.LeaseView) -> str:

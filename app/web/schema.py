@@ -143,13 +143,17 @@ class QueueItem(JobView):
     waiting_seconds: float | None
     next_step: str
     lease: RunnerView | None = Field(description="Id and name of the lease that has the job.")
+    heard_by: str = Field(description="How it was heard of first: `webhook`, or `poll` where its webhook was lost or late.")
     demo: bool
 
 
 class Attention(View):
-    kind: Literal["late", "failed", "silent", "waiting", "destroying"]
+    kind: Literal["late", "failed", "silent", "waiting", "destroying", "stray", "sweep"]
     text: str
-    lease: str = Field("", description="Name of the lease it is about.")
+    urgent: bool = Field(default=False, description="It costs money that it should not.")
+    cost: Money | None = Field(default=None, description="What it has cost so far, where that is known.")
+    command: str = Field(default="", description="What to run, or to begin with.")
+    lease: str = Field(default="", description="Name of the lease it is about.")
     since: Moment
 
 
@@ -159,11 +163,19 @@ class StartTimes(View):
     p95_seconds: float | None
 
 
+Status = Literal["ok", "warn", "fail", "skip"]
+
+
 class Check(View):
     name: str
-    status: Literal["ok", "warn", "fail", "skip"]
+    status: Status
     text: str
     fix: str
+
+
+def check(name: str, status: Status, text: str, fix: str = "") -> Check:
+    """One check: what was found and, where something is wrong, one thing to do about it."""
+    return Check(name=name, status=status, text=text, fix=fix)
 
 
 class Reply(View):

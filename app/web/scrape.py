@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from app.core.model import Reason
 from app.kit.telemetry import ROLES, logger
-from app.store import board, replicas, tally
+from app.store import board, leaks, replicas, tally
 from app.web.doctor import beat_age, is_alive
 from app.web.parts import WebParts
 
@@ -96,7 +96,20 @@ class Scrape:
         for role in ROLES:
             ages = [(now - one.seen_at).total_seconds() for one in known if one.role == role]
             told.replica_age.set(max(min(ages), 0.0) if ages else -1.0, role=role)
+        await self._leaks()
         told.orphans.replace({(name,): count for name, count in strangers.items()})
+
+    async def _leaks(self) -> None:
+        parts, told, now = self._parts, self._parts.telemetry, self._parts.clock.now()
+        found = await parts.lane(leaks.leaks, parts.db, now)
+        told.held_back.replace({(name,): survey.held for name, survey in found.surveys.items()})
+        for name in parts.providers:
+            at = found.surveys[name].at if name in found.surveys else None
+            told.sweep_age.set(-1.0 if at is None else max((now - at).total_seconds(), 0.0), provider=name)
+        sums: dict[tuple[str, ...], float] = {}
+        for (name, _), amount in found.money(now).items():
+            sums[name,] = sums.get((name,), 0.0) + float(amount)
+        told.leak_cost.replace(sums)
 
     async def _counters(self) -> None:
         parts, told, until = self._parts, self._parts.telemetry, self._parts.clock.now() - SETTLED

@@ -13,6 +13,7 @@ from app.core.proof import prove
 from app.core.states import ORDER, State
 from app.store.audit import Entry
 from app.store.board import LeaseRow, LeaseSheet, Overview, Queue
+from app.store.leaks import Leaks
 from app.web.schema import (
     Attention,
     AuditView,
@@ -185,6 +186,7 @@ def queue_items(queue: Queue, now: datetime, demo: bool) -> list[QueueItem]:
                 waiting_seconds=None if since is None else max((now - since).total_seconds(), 0.0),
                 next_step=next_step(job, row.lease),
                 lease=None if row.lease is None else RunnerView(id=row.lease.id, name=row.lease.name),
+                heard_by=job.heard_by,
                 demo=demo,
             )
         )
@@ -201,12 +203,18 @@ def wait_sentence(job: Job) -> str:
         return ""
     if job.wait:
         return job.wait
-    return "It was recorded and is matched to a pool next." if job.pool is None else f"The pool {job.pool} takes it up next."
+    if job.pool is None:
+        return "It was recorded and is matched to a pool next."
+    if job.cleared_at is None:
+        return "Its forge is asked where its code comes from and who set it going; nothing is rented before the answer."
+    return f"The pool {job.pool} takes it up next."
 
 
 def next_step(job: Job, lease: Lease | None) -> str:
     """One line that says what happens next, or what a person could do."""
     if job.not_ours:
+        if "[[repository]]" in job.not_ours:
+            return "Run it elsewhere, or change that rule and restart: then it is looked at again."
         return "Run it elsewhere, or add a [[pool]] that serves these labels."
     if job.state is JobState.COMPLETED:
         return ""
@@ -223,16 +231,15 @@ def next_step(job: Job, lease: Lease | None) -> str:
     return "Nothing to do: it goes on by itself."
 
 
-def attention(board: Overview, now: datetime, silent_seconds: float) -> list[Attention]:
-    """What a person should look at: late or silent leases, slow ends, failures, long waits."""
-    found: list[Attention] = []
+def attention(board: Overview, leaks: Leaks, now: datetime, silent_seconds: float) -> list[Attention]:
+    """What a person should look at: first what costs money and should not, then late or silent leases, failures, long waits."""
+    found, stuck = leaking(leaks, now), {lease.id for lease in leaks.stuck}
     for row in board.live:
         lease = row.lease
         beat = lease.heartbeat_at
-        if lease.state is State.DESTROYING and (now - lease.entered_at).total_seconds() > 900:
-            text = f"{lease.name} is not proven gone yet, and may still cost money. {lease.note}".strip()
-            found.append(Attention(kind="destroying", text=text, lease=lease.name, since=lease.entered_at))
-        elif lease.deadline is not None and lease.deadline < now:
+        if lease.id in stuck:
+            continue  # told above
+        if lease.deadline is not None and lease.deadline < now:
             text = f"{lease.name} {LOOKS[lease.state].doing} for longer than it may. {lease.note}".strip()
             found.append(Attention(kind="late", text=text, lease=lease.name, since=lease.deadline))
         elif beat is not None and _at_work(lease) and (now - beat).total_seconds() > silent_seconds / 2:
@@ -249,6 +256,44 @@ def attention(board: Overview, now: datetime, silent_seconds: float) -> list[Att
                 Attention(kind="waiting", text=f"{job.repository} · {job.name}: {wait_sentence(job)}", lease="", since=since)
             )
     return found[:20]
+
+
+def leaking(leaks: Leaks, now: datetime) -> list[Attention]:
+    """Sweeps that wait for a person, destroys that are stuck, and strays, each with its cost and what to run."""
+    found: list[Attention] = []
+    stopped = {survey.provider for survey in leaks.surveys.values() if survey.stopped_at is not None}
+    for survey in leaks.surveys.values():
+        if survey.stopped_at is not None:
+            text = f"The sweep of {survey.provider} waits for you: {survey.held} of {survey.listed} instances have no lease."
+            found.append(Attention(kind="sweep", text=text, since=survey.stopped_at, urgent=True, command="sublet sweep"))
+    found += [
+        Attention(
+            kind="destroying",
+            text=f"{lease.name} is not proven gone, and may still cost money. {lease.note}".strip(),
+            lease=lease.name,
+            since=lease.entered_at,
+            urgent=True,
+            cost=money(accrued(lease, now), lease.currency),
+            command=f"sublet lease show {lease.name}",
+        )
+        for lease in leaks.stuck
+    ]
+    for stray in leaks.strays:
+        charge = leaks.costs.get(stray.instance_id)
+        if stray.provider in stopped and stray.waits(now):
+            continue  # told above, all at once
+        doing = "is being destroyed" if stray.asked_at else "still runs a job" if stray.busy_at else "is to be destroyed"
+        found.append(
+            Attention(
+                kind="stray",
+                text=f"{stray.tag or stray.instance_id} of {stray.provider} has no lease and {doing}.",
+                since=stray.created_at or stray.found_at,
+                urgent=True,
+                cost=None if charge is None else money(charge.amount, charge.currency),
+                command="sublet sweep",
+            )
+        )
+    return found
 
 
 def _at_work(lease: Lease) -> bool:

@@ -97,7 +97,7 @@ async def test_every_route_asks_for_the_role_it_should(service: Service) -> None
         assert role is not None, f"{route.path} is open to everybody"
         method = next(iter(route.methods or {"GET"}))
         writes = method == "POST"
-        expected = Role.OPERATOR if route.path.endswith(("/drain", "/destroy")) else Role.VIEWER
+        expected = Role.OPERATOR if route.path.endswith(("/drain", "/destroy", "/confirm")) else Role.VIEWER
         expected = Role.ADMIN if route.path in ADMINS else expected
         assert role is expected, route.path
         if route.path.startswith("/live/"):
