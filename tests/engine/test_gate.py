@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
-from app.core.model import Job, JobState, RepositoryRule, Run
+from app.core.model import Job, JobState, Reason, RepositoryRule, Run
+from app.core.states import State
 from app.demo.nouns import JobSpec
 from app.demo.work import Order
 from app.engine import enlist
 from app.forges.contract import ForgeDown, ForgeRefused
 from app.store import jobs
 from app.store.db import Database
-from tests.world import NOON, World
+from tests.forge_sides import Delivery
+from tests.world import NOON, Host, World
 
 LABELS = ["gpu", "rubin"]
 MONA = RepositoryRule("acme/*", actors=frozenset({"mona", "trusted-*"}))
@@ -40,6 +42,10 @@ def counting(world: World, monkeypatch: pytest.MonkeyPatch, forge: str = "github
 
     monkeypatch.setattr(world.sides[forge].forge, "fetch_run", fetch)
     return asked
+
+
+def none(_: list[Delivery]) -> list[Delivery]:
+    return []
 
 
 def created(world: World) -> int:
@@ -159,7 +165,11 @@ async def test_a_run_that_the_forge_no_longer_has_is_not_ours(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with World(database, tmp_path) as world:
-        monkeypatch.setattr(world.github.forge, "fetch_run", lambda _job: None)  # pyright: ignore[reportUnknownLambdaType]
+
+        def gone(_: Job) -> Run | None:
+            return None
+
+        monkeypatch.setattr(world.github.forge, "fetch_run", gone)
         key = world.github.queue(LABELS)
         await world.step()
         assert world.job(key).not_ours == "github no longer has the run of this job."
@@ -220,3 +230,59 @@ async def test_new_rules_are_asked_of_runs_that_are_known_without_asking_the_for
             job = world.job(key)
             assert ((job.cleared_at is not None), bool(job.not_ours)) == (cleared, not cleared)
         assert len(asked) == 1
+
+
+async def idle(world: World) -> Host:
+    """A machine whose runner is online, and takes no job by itself."""
+    world.github.queue(LABELS)
+    await world.run_until(lambda: bool(world.living()))
+    while not world.hosts:
+        await world.step()
+    (host,) = world.hosts.values()
+    host.takes_jobs = False
+    await world.run_until(lambda: world.lease().state is State.IDLE, stride=0.5)
+    return host
+
+
+async def test_at_its_start_a_job_is_judged_by_the_forges_word_and_not_by_its_own(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger's job took our runner before anybody told us of it, and says that it is a push."""
+    async with World(database, tmp_path) as world:
+        asked = counting(world, monkeypatch)
+        host = await idle(world)
+        order = Order("acme/train", "bad" * 14, [JobSpec("x", "x", ["gpu"])], event="pull_request", fork="eve/train")
+        run = world.github.state.start(order, world.clock.now())
+        allowed, lines = await host.node.job_started(repository="acme/train", run_id=str(run.id), event="push")
+        assert (allowed, "comes from eve/train" in lines[1], asked[1:]) == (False, True, [str(run.id)])
+        again, lines = await host.node.job_started(repository="acme/train", run_id=str(run.id), event="push")
+        assert (again, "takes no job" in lines[0], asked[2:]) == (False, True, [])
+        await world.deliver()
+        world.intercept = none
+        await world.run_until(lambda: world.leases()[0].reason is Reason.JOB_REFUSED, within=timedelta(minutes=3))
+
+
+async def test_at_its_start_a_job_that_nobody_can_vouch_for_is_refused(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World(database, tmp_path) as world:
+        host = await idle(world)
+
+        def down(_: Job) -> Run | None:
+            raise ForgeDown("Out of reach.")
+
+        monkeypatch.setattr(world.github.forge, "fetch_run", down)
+        allowed, lines = await host.node.job_started(repository="acme/train", run_id="77", event="push")
+        assert (allowed, lines[1]) == (False, "Nobody can say where it comes from: Out of reach. Run it again.")
+
+
+async def test_a_lease_is_for_one_job_whichever_web_is_asked(database: Database, tmp_path: Path) -> None:
+    async with World(database, tmp_path) as world:
+        host = await idle(world)
+        key = next(iter(world.github.state.book.jobs))
+        run = str(world.github.state.book.jobs[key].run_id)
+        assert (await host.node.job_started(repository="acme/train", run_id=run, event="push"))[0]
+        await world.restart()
+        assert (await host.node.job_started(repository="acme/train", run_id=run, event="push"))[0], "the same may ask again"
+        allowed, lines = await host.node.job_started(repository="acme/train", run_id=run, event="push", attempt=2)
+        assert (allowed, "is for one job and has had it" in lines[0]) == (False, True)
