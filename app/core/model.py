@@ -94,7 +94,10 @@ SERVED: frozenset[Reason] = frozenset(
         Reason.SHUTDOWN,
     }
 )
-"""Reasons that are no failure of ours; after any other one the next try for the same demand waits a little longer."""
+"""Reasons that are no failure of ours."""
+FAILED: frozenset[Reason] = frozenset(Reason) - SERVED | {Reason.IDLE_TIMEOUT}
+"""Reasons after which the next try for the same demand waits. A runner that no job came to is one too: where its job still
+waits, its group or its labels keep the two apart."""
 FAULTY: frozenset[Reason] = frozenset(
     {
         Reason.NO_CAPACITY,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from app.core.demand import demand
-from app.core.model import SERVED, Demand, DemandKey, Job, Lease, Pool, Reason
+from app.core.model import FAILED, Demand, DemandKey, Job, Lease, Pool, Reason
 from app.core.states import COMING, ORDER, State
 
 FIRST_PAUSE = timedelta(seconds=5)
@@ -24,8 +24,9 @@ class Snapshot:
     """What policy sees, read in one transaction."""
 
     queued: tuple[Job, ...]
-    live: tuple[Lease, ...]
-    recent: tuple[Lease, ...]  # released in the last half hour
+    coming: tuple[Lease, ...]  # live ones that may still cover a waiting job; what runs a job that has a name is not needed
+    alive: Mapping[str, int]  # live leases by pool, whatever their state; of pools without a waiting job nobody asks
+    ended: tuple[Lease, ...]  # those that failed lately, gone or on their way, and of their keys the last one that served
     now: datetime
 
 
@@ -45,18 +46,16 @@ Draw = Callable[[DemandKey, Demand, Pool, int], Lease]
 def decide(snapshot: Snapshot, pools: Mapping[str, Pool], draw: Draw) -> Plan:
     """One look at everything: plan what is missing, give back what is too many, explain every wait."""
     wanted = demand(snapshot.queued, pools)
-    coming = _by_key(lease for lease in snapshot.live if _covers(lease))
-    alive: dict[str, int] = {}
-    for lease in snapshot.live:
-        alive[lease.key.pool] = alive.get(lease.key.pool, 0) + 1
-    ended = (*snapshot.recent, *(lease for lease in snapshot.live if lease.reason is not None))
+    coming = _by_key(lease for lease in snapshot.coming if _covers(lease))
+    ended = _by_key(snapshot.ended)
+    alive = dict(snapshot.alive)
     new: list[Lease] = []
     drain: list[tuple[str, Reason, str]] = []
     waits: dict[str, str] = {}
     for want in wanted:
         pool = pools[want.key.pool]
         supply = coming.pop(want.key, [])
-        failed = failures(want.key, ended)
+        failed = failures(ended.get(want.key, ()))
         pause = _pause(failed, snapshot.now)
         for place, job in enumerate(want.jobs):
             if place < len(supply):
@@ -82,16 +81,14 @@ def decide(snapshot: Snapshot, pools: Mapping[str, Pool], draw: Draw) -> Plan:
     return Plan(tuple(new), tuple(drain), waits)
 
 
-def failures(key: DemandKey, recent: Sequence[Lease]) -> list[Lease]:
-    """The leases of this key that failed in a row, oldest first, down or on their way; one that served ends the row.
-
-    A runner that no job came to is one too: where its job still waits, its group or its labels keep the two apart."""
+def failures(ended: Sequence[Lease]) -> list[Lease]:
+    """Those of one key that failed in a row, oldest first, gone or on their way; one that served ends the row."""
     row: list[Lease] = []
-    for lease in sorted((lease for lease in recent if lease.key == key), key=lambda lease: lease.gone_at or lease.entered_at):
-        if lease.reason is None or (lease.reason in SERVED and lease.reason is not Reason.IDLE_TIMEOUT):
-            row.clear()
-        else:
+    for lease in sorted(ended, key=lambda lease: lease.gone_at or lease.entered_at):
+        if lease.reason in FAILED:
             row.append(lease)
+        else:
+            row.clear()
     return row
 
 

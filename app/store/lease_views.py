@@ -12,9 +12,10 @@ from app.core.model import Job, JobState, Lease, Span
 from app.core.states import State
 from app.store.db import Database
 from app.store.rows import JOB_COLUMNS, LEASE_COLUMNS, SLIM_COLUMNS, SPAN_COLUMNS, job_of, lease_of, span_of
-from app.store.tables import LIVE, UNBOOKED, job, lease, span
+from app.store.tables import COVERING, FAILED, LIVE, SERVED, UNBOOKED, job, lease, span
 
 RECENT = timedelta(minutes=30)
+FAR = 100  # leases back: whatever served before them speaks for nothing any more
 SHORTEST_PREFIX = 4  # characters of an id that name a lease, if no other starts with them
 
 Which = Literal["live", "past", "all"]
@@ -56,22 +57,38 @@ def listing(db: Database, *, which: Which = "live", limit: int = 100, before: da
         return _all(conn, query)
 
 
-def live(conn: sa.Connection) -> list[Lease]:
-    """Every lease that is not released, the oldest first, without `decision`."""
-    return _all(conn, sa.select(*SLIM_COLUMNS).where(LIVE).order_by(lease.c.created_at))
+def covering(conn: sa.Connection) -> list[Lease]:
+    """Live leases that may still serve a job that waits: not on their way down, and with no job that has a name."""
+    return _all(conn, sa.select(*SLIM_COLUMNS).where(COVERING).order_by(lease.c.created_at))
 
 
-def released_since(conn: sa.Connection, since: datetime) -> list[Lease]:
-    """Leases released since then, in that order, without `decision`."""
-    query = sa.select(*SLIM_COLUMNS).where(lease.c.state == State.RELEASED, lease.c.entered_at >= since)
-    return _all(conn, query.order_by(lease.c.entered_at))
+def alive(conn: sa.Connection) -> dict[str, int]:
+    """How many live leases each pool has, from its index alone."""
+    counted = conn.execute(sa.select(lease.c.pool, sa.func.count()).where(LIVE).group_by(lease.c.pool))
+    return {str(pool): int(count) for pool, count in counted}
+
+
+def ended(conn: sa.Connection, since: datetime) -> list[Lease]:
+    """Those that failed since then, gone or on their way, and the last that served of each key that has a failed one."""
+    found = _all(conn, sa.select(*SLIM_COLUMNS).where(FAILED, lease.c.entered_at >= since).order_by(lease.c.entered_at))
+    for key in {one.key for one in found}:
+        same = (lease.c.pool == key.pool, lease.c.forge == key.forge, lease.c.scope == str(key.scope))
+        served = sa.select(*SLIM_COLUMNS).where(SERVED, *same, lease.c.entered_at >= since)
+        rows = conn.execute(served.order_by(lease.c.entered_at.desc()).limit(FAR))
+        last = next((one for one in (lease_of(row) for row in rows) if one.key == key), None)
+        found += [] if last is None else [last]
+    return found
 
 
 def recent(db: Database, now: datetime) -> list[Lease]:
-    """Leases on their way down, and those released in the last half hour: what is known of offers that failed."""
-    down = sa.select(*SLIM_COLUMNS).where(lease.c.state.in_((State.DRAINING, State.DESTROYING)))
+    """What is known of offers that failed in the last half hour: those leases, and the last ones that served from there."""
     with db.read() as conn:
-        return [*released_since(conn, now - RECENT), *_all(conn, down.order_by(lease.c.entered_at))]
+        found = _all(conn, sa.select(*SLIM_COLUMNS).where(FAILED, lease.c.entered_at >= now - RECENT))
+        for provider, region in {(one.provider, one.region) for one in found if one.offer is not None}:
+            place = (lease.c.provider == provider, lease.c.region == region, lease.c.job_started_at.is_not(None))
+            served = sa.select(*SLIM_COLUMNS).where(SERVED, *place, lease.c.entered_at >= now - RECENT)
+            found += _all(conn, served.order_by(lease.c.entered_at.desc()).limit(FAR))
+    return found
 
 
 def spans(db: Database, lease_id: str) -> list[Span]:

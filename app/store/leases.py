@@ -18,17 +18,16 @@ from app.core.model import Lease, Reason
 from app.core.policy import Plan, Snapshot
 from app.core.states import LIVE as LIVE_STATES
 from app.core.states import ORDER, State, judge
-from app.store import audit, jobs
+from app.store import audit, jobs, lease_views
 from app.store.db import Database
 from app.store.lease_views import (
     RECENT,
+    covering,
     find,
     get,
     listing,
-    live,
     live_count,
     next_due,
-    released_since,
     spans,
     unbooked,
 )
@@ -72,8 +71,8 @@ def plan(db: Database, decide: Callable[[Snapshot], Plan], now: datetime) -> Pla
         if db.postgresql:
             conn.execute(sa.select(sa.func.pg_advisory_xact_lock(PLAN_LOCK)))
         queued = jobs.waiting(conn)
-        ended = released_since(conn, now - RECENT)
-        wanted = decide(Snapshot(tuple(queued), tuple(live(conn)), tuple(ended), now))
+        alive, ended = (lease_views.alive(conn), lease_views.ended(conn, now - RECENT)) if queued else ({}, [])
+        wanted = decide(Snapshot(tuple(queued), tuple(covering(conn)), alive, tuple(ended), now))
         waits = {one.id: one.wait for one in queued}
         told = {job_id: clean(text, 1_000) for job_id, text in sorted(wanted.waits.items())}
         changed = [{"the_id": job_id, "wait": text} for job_id, text in told.items() if waits.get(job_id) not in (None, text)]

@@ -1,5 +1,6 @@
 """How many machines are wanted, and which are given back: decisions told as stories."""
 
+from collections import Counter
 from datetime import timedelta
 
 from app.core.model import Demand, DemandKey, Job, JobState, Lease, Pool, Reason
@@ -14,7 +15,9 @@ def run(*jobs: Job, live: tuple[Lease, ...] = (), recent: tuple[Lease, ...] = ()
     def draw(key: DemandKey, want: Demand, _pool: Pool, attempt: int) -> Lease:
         return lease(next(drawn), State.PLANNED, key=key, attempt=attempt, ask=want.ask)
 
-    return decide(Snapshot(jobs, live, recent, NOON), {"gpu": pool(ceiling=ceiling)}, draw)
+    alive = Counter(lease.key.pool for lease in live)
+    down = tuple(lease for lease in live if lease.reason is not None)
+    return decide(Snapshot(jobs, live, alive, (*recent, *down), NOON), {"gpu": pool(ceiling=ceiling)}, draw)
 
 
 def failed(number: int, seconds_ago: float, reason: Reason = Reason.BOOT_TIMEOUT) -> Lease:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
-from app.core.model import DemandKey, Job, JobState, Lease, Run, Scope, ScopeKind
+from app.core.model import DemandKey, Job, JobState, Lease, Reason, Run, Scope, ScopeKind
 from app.core.policy import Plan
 from app.core.states import State
 from app.store import jobs, leases, runs
@@ -84,14 +84,16 @@ DOWN: Mapping[State, tuple[State, ...]] = {
 }
 
 
-def led_to(db: Database, state: State, now: datetime = NOW, lease: Lease | None = None, **values: Any) -> Lease:
-    """A lease that went the whole way to this state, unclaimed; `values` are written with the last move."""
+def led_to(
+    db: Database, state: State, now: datetime = NOW, lease: Lease | None = None, *, reason: Reason | None = None, **values: Any
+) -> Lease:
+    """A lease that went the whole way to this state, unclaimed; `reason` and `values` are written with the last move."""
     (start,) = planned(db, lease or a_lease(now=now), now=now)
     way = DOWN.get(state) or PATH[: PATH.index(state) + 1]
     for place, step in enumerate(way):
         held = next(one for one in leases.claim(db, "worker", now, 100, HOLD) if one.id == start.id)
-        last = values if place == len(way) - 1 else {}
-        assert leases.move(db, held, step, reason=None, text="", values=last, now=now, deadline=None, due=now)
+        last, why = (values, reason) if place == len(way) - 1 else ({}, None)
+        assert leases.move(db, held, step, reason=why, text="", values=last, now=now, deadline=None, due=now)
     found = leases.get(db, start.id)
     assert found is not None
     return found

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from app.core.model import JobState
+from app.core.model import JobState, Reason
 from app.core.states import State
 from app.store import jobs, lease_views, leases
 from app.store.db import Database
@@ -34,7 +34,7 @@ def test_what_names_no_lease_or_several_finds_none(database: Database, ref: str)
 
 def test_listings_page_by_time_and_miss_none(database: Database) -> None:
     planned(database, *(a_lease(number) for number in range(1, 6)))
-    led_to(database, State.RELEASED, NOW - SECOND, a_lease(9, NOW - SECOND))
+    led_to(database, State.RELEASED, NOW - SECOND, a_lease(9, NOW - SECOND), reason=Reason.BOOT_TIMEOUT)
     seen: list[str] = []
     before = None
     while page := leases.listing(database, which="live", limit=2, before=before):

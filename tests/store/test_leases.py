@@ -14,10 +14,10 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 
-from app.core.model import Ask, Lease, NodeFacts, Reason
+from app.core.model import FAILED, Ask, Lease, NodeFacts, Reason
 from app.core.policy import Plan, Snapshot
 from app.core.states import IllegalMove, State
-from app.store import audit, jobs, leases
+from app.store import audit, jobs, leases, tables
 from app.store.db import Database
 from providers.contract import Need
 from tests.store.nouns import HOLD, NOW, SECOND, a_lease, again, claimed, led_to, planned, queued
@@ -37,11 +37,14 @@ def rested(db: Database, held: Lease, seconds: float = 30, note: str = "", faile
 # --- plan
 
 
-def test_policy_sees_what_waits_what_lives_and_what_ended_lately(database: Database) -> None:
-    job = queued(database)
-    long_ago = led_to(database, State.RELEASED, NOW - timedelta(hours=1), a_lease(1, NOW - timedelta(hours=1)))
-    lately = led_to(database, State.RELEASED, lease=a_lease(2))
-    (alive,) = planned(database, a_lease(3))
+def test_policy_sees_what_waits_what_comes_how_much_lives_and_what_failed_lately(database: Database) -> None:
+    job, past = queued(database), NOW - timedelta(hours=1)
+    led_to(database, State.RELEASED, past, a_lease(1, past), reason=Reason.BOOT_TIMEOUT)
+    led_to(database, State.RELEASED, NOW - SECOND, a_lease(2, NOW - SECOND), reason=Reason.JOB_DONE)
+    served = led_to(database, State.RELEASED, lease=a_lease(3), reason=Reason.JOB_DONE)
+    failed = led_to(database, State.DESTROYING, lease=a_lease(4), reason=Reason.BOOT_TIMEOUT)
+    led_to(database, State.BUSY, lease=a_lease(5), job_id="github-5")
+    (coming,) = planned(database, a_lease(6))
     seen: list[Snapshot] = []
 
     def look(snapshot: Snapshot) -> Plan:
@@ -49,8 +52,26 @@ def test_policy_sees_what_waits_what_lives_and_what_ended_lately(database: Datab
         return Plan()
 
     assert leases.plan(database, look, NOW) == Plan()
-    assert seen == [Snapshot((job,), (alive,), (replace(lately, decision=None),), NOW)]
-    assert long_ago.state is State.RELEASED
+    slim = tuple(replace(again(database, one), decision=None) for one in (failed, served))
+    assert seen == [Snapshot((job,), (coming,), {"rubin": 3}, slim, NOW)]
+
+
+def test_where_no_job_waits_nothing_is_counted(database: Database) -> None:
+    led_to(database, State.BUSY, lease=a_lease(1), job_id="github-5")
+    led_to(database, State.DESTROYING, lease=a_lease(2), reason=Reason.BOOT_TIMEOUT)
+    seen: list[Snapshot] = []
+
+    def look(snapshot: Snapshot) -> Plan:
+        seen.append(snapshot)
+        return Plan()
+
+    leases.plan(database, look, NOW)
+    assert seen == [Snapshot((), (), {}, (), NOW)]
+
+
+def test_the_index_of_failures_knows_the_same_words_as_the_core() -> None:
+    words = {word.strip("' ") for word in str(tables.SERVED).partition("(")[2].rstrip(")").split(",")}
+    assert words == {str(reason) for reason in Reason} - {str(reason) for reason in FAILED}
 
 
 def test_a_lease_comes_back_as_policy_drew_it(database: Database) -> None:
@@ -97,7 +118,7 @@ def test_two_engines_never_plan_the_same_demand(database: Database) -> None:
     def decide(snapshot: Snapshot) -> Plan:
         with lock:
             number = next(numbers)
-        return Plan() if snapshot.live else Plan((a_lease(number),))
+        return Plan() if snapshot.coming else Plan((a_lease(number),))
 
     together(4, lambda _: leases.plan(database, decide, NOW))
     assert leases.live_count(database) == 1
