@@ -122,9 +122,18 @@ async def settled(bench: Bench, provider: Provider, instance: Instance) -> Insta
     return await until(bench, look, f"{instance.tag} running")
 
 
+async def absent(provider: Provider, instance_id: str) -> bool:
+    """Proven: the provider does not have it, or shows the record of one that has ended, with the time of its end."""
+    now = await provider.get(instance_id)
+    if now is not None and now.phase is Phase.ENDED:
+        expect(now.ended_at is None or now.ended_at.tzinfo is not None, "an end without a time zone dates nothing")
+        return True
+    return now is None
+
+
 async def gone(bench: Bench, provider: Provider, instance_id: str) -> None:
     async def look() -> bool | None:
-        return True if await provider.get(instance_id) is None else None
+        return True if await absent(provider, instance_id) else None
 
     await until(bench, look, f"{instance_id} proven gone")
 

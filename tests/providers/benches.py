@@ -266,7 +266,7 @@ class DockerBench:
 
 
 @contextlib.asynccontextmanager
-async def fake() -> AsyncGenerator[Bench, None]:
+async def fake() -> AsyncGenerator[FakeBench, None]:
     yield FakeBench()
 
 

@@ -28,6 +28,13 @@ async def test_fake(check: Check) -> None:
         await check.run(bench)
 
 
+@pytest.mark.parametrize("check", [check for check in applicable(frozenset()) if "destroy" in named(check)], ids=named)
+async def test_fake_that_keeps_records_of_ended_machines(check: Check) -> None:
+    async with benches.fake() as bench:
+        bench.cloud.keeps_records = True
+        await check.run(bench)
+
+
 @pytest.mark.parametrize("check", applicable(benches.LocalBench.faults), ids=named)
 async def test_local(check: Check) -> None:
     async with benches.local() as bench:
