@@ -25,6 +25,8 @@ log = structlog.get_logger()
 
 EVERY = 3.0
 """Seconds between two words of itself."""
+FIRST = 0.2
+"""The same, until its engine has looked for the first time."""
 SYNC = 60.0
 """Seconds between two looks at the source of time and at the keys."""
 ASTRAY = timedelta(seconds=30)
@@ -74,7 +76,8 @@ class Presence:
                     await self._tell()
                 except Exception as error:  # noqa: BLE001  the database is away: the time goes on, and so does this
                     log.warning("replica.not_told", error=f"{type(error).__name__}: {error}"[:300])
-                await self._clock.sleep(EVERY)
+                begins = self.me.moves_leases and self.me.beat_at is None
+                await self._clock.sleep(FIRST if begins else EVERY)
         finally:
             if self._herald is not None:
                 await asyncio.shield(asyncio.to_thread(self._herald.close))

@@ -22,6 +22,7 @@ import httpx
 from app.core.model import Job, Lease, Pool, RepositoryRule
 from app.core.states import State
 from app.engine.step import Timing
+from app.kit.clock import Clock
 from app.kit.threads import InlineLane
 from app.store import jobs, lease_views, ledger
 from app.store.db import Database
@@ -151,9 +152,13 @@ class World:
         self.service = self._assemble()
         self.client = self._client()
 
-    def _assemble(self) -> Service:
+    def another(self, clock: Clock) -> Service:
+        """One more process on the same database, in the same world, with its own clock; only the test drives it."""
+        return self._assemble(clock)
+
+    def _assemble(self, clock: Clock | None = None) -> Service:
         outfit = Outfit(
-            self.clock,
+            clock or self.clock,
             InlineLane(),
             lambda _: InlineLane(),
             token=lambda size: f"{self._random.getrandbits(size * 8):0{size * 2}x}",
@@ -189,10 +194,10 @@ class World:
         """The cloud behind the first provider."""
         return next(iter(self.providers.values())).cloud
 
-    async def restart(self) -> None:
-        """The service dies without a word and starts again; clouds, forges and nodes go on."""
+    async def restart(self, clock: Clock | None = None) -> None:
+        """The service dies without a word and starts again, perhaps with another clock; clouds, forges and nodes go on."""
         await self.client.aclose()
-        self.service = self._assemble()
+        self.service = self._assemble(clock)
         self.client = self._client()
         for host in self.hosts.values():
             host.node.client = self.client

@@ -182,7 +182,10 @@ class Engine:
         """Let the looks in flight end: none is cut in the middle. What is still held is let go of, for others to go on."""
         if self._looks:
             await asyncio.wait(self._looks, timeout=self.deps.timing.hold.total_seconds())
-        await self.deps.store(leases.free_claims, self.deps.db, self.name)
+        try:
+            await self.deps.store(leases.free_claims, self.deps.db, self.name)
+        except Exception as error:  # noqa: BLE001  the database is away: they run out by themselves
+            log.warning("engine.claims_not_freed", error=type(error).__name__)
 
     async def _claim(self, limit: int) -> list[Lease]:
         deps = self.deps

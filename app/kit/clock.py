@@ -11,6 +11,8 @@ ASLEEP_TOO: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """Linux stops CLOCK_MONOTONIC while the machine is suspended; a rented one is paid for meanwhile (clock_gettime(2))."""
 DRIFT = 0.0005
 """Of a second, that a clock may be wrong by: 500 ppm, as much as a kernel lets NTP correct (adjtimex(2))."""
+JUMP = 1.0
+"""Seconds, beyond what drift can explain, from which on a difference is no drift: somebody has set the clock."""
 LONGEST_STOP = 10.0
 """Seconds for which time may stand still rather than go back; beyond that it goes back at once."""
 
@@ -66,8 +68,9 @@ class SteadyClock:
 
         Where others share the source it must, or there would be two times. Where the source is this machine's own clock
         it must not: nobody else counts on it, every deadline is a length of time, and that we can measure by ourselves.
-        Drift is followed either way."""
+        Drift is followed either way, so that a service which runs for months is right to the second."""
         self._source, self._monotonic, self._steps = source, monotonic, steps
+        self._left_out = timedelta(0)  # jumps of the source that were not followed
         self._anchor = self._ask()
 
     def now(self) -> datetime:
@@ -85,9 +88,12 @@ class SteadyClock:
         told, known = self._ask(), self._anchor
         age = max(told.at - known.at, 0.0)
         carried = _carried(known, told.at)
-        ahead = (told.time - carried).total_seconds()
+        ahead = (told.time - self._left_out - carried).total_seconds()
         if told.error > known.error + DRIFT * age and abs(ahead) <= told.error:
             return 0.0  # an answer that took long, and does not contradict us, knows less than we do
+        if not self._steps and abs(ahead) > JUMP + DRIFT * age:
+            self._left_out += timedelta(seconds=ahead)
+            ahead = 0.0
         moved = ahead if self._steps else max(-DRIFT * age, min(DRIFT * age, ahead))
         time = carried + timedelta(seconds=moved)
         least = max(carried, known.least) if moved >= -LONGEST_STOP else time

@@ -21,6 +21,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from app.store.commits import SharedCommits
 
 BUSY = 15.0  # seconds to wait for another process that writes to the same SQLite file
+LONGEST_IDLE = 10  # seconds that a transaction may stand still on PostgreSQL; ours hold nothing but the store's own work
 UPGRADE_LOCK = 7_283_001  # PostgreSQL advisory lock: two services that start at once migrate one after the other
 
 UNREACHABLE = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
@@ -166,7 +167,8 @@ def _postgresql(url: sa.URL) -> sa.Engine:
         "connect_timeout": 10,
         "keepalives_idle": 30,
         "tcp_user_timeout": 30_000,  # milliseconds: a dead network is noticed, so that no lane hangs for ever
-        "options": "-c timezone=UTC",
+        # A process that was paused or cut off inside a transaction gives back its locks, or all others would wait for it.
+        "options": f"-c timezone=UTC -c idle_in_transaction_session_timeout={LONGEST_IDLE * 1000}",
     }
     own = {key: value for key, value in defaults.items() if key not in url.query}
     return sa.create_engine(

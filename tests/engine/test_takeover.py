@@ -1,0 +1,120 @@
+"""Two engines on one database: one that was paused, or whose host has a wrong clock, or that ends, harms nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from app.core.states import State
+from app.engine import enlist
+from app.engine.loop import Engine
+from app.kit.clock import SteadyClock
+from app.store import leases
+from app.store.db import Database
+from tests.world import ManualClock, World
+
+
+class WallClock(ManualClock):
+    """A machine's own clock, which somebody sets while it runs."""
+
+    def __init__(self, true: ManualClock) -> None:
+        super().__init__()
+        self._true, self.wrong = true, timedelta(0)
+
+    def now(self) -> datetime:
+        return self._true.now() + self.wrong
+
+
+@pytest.fixture
+def postgresql(postgresql_url: str) -> Iterator[Database]:
+    database = Database(postgresql_url)
+    yield database
+    database.close()
+
+
+def busy(world: World) -> bool:
+    return bool(world.leases()) and world.lease().state is State.BUSY
+
+
+async def plan(world: World, engine: Engine) -> None:
+    """Everything up to a planned lease, which nobody has claimed yet."""
+    await world.deliver()
+    await engine.sow()
+    await enlist.learn(engine.deps)
+    await engine.sow()
+    assert len(world.leases()) == 1, world.picture()
+
+
+async def test_what_a_paused_engine_does_too_late_changes_nothing(postgresql: Database, tmp_path: Path) -> None:
+    """It was paused for longer than its claim lasts, and another took over meanwhile."""
+    async with World(postgresql, tmp_path) as world:
+        paused, other = world.service.engine, world.another(world.clock).engine
+        world.github.queue(["gpu", "rubin"], "acme/train")
+        await plan(world, paused)
+        hold = paused.deps.timing.hold
+        held = leases.claim(postgresql, paused.name, world.clock.now(), 10, hold)
+        assert await other.beat() == 0, "a claim that holds is respected"
+        world.clock.advance(hold + timedelta(seconds=1))
+        await other.beat()
+        before = world.lease()
+        assert before.state is State.BOOTING and len(held) == 1
+        await paused.look(held[0])
+        assert world.lease() == before
+        assert len(world.living()) == 1
+        await world.run_until(world.all_released)
+        world.assert_clean()
+
+
+async def test_a_host_with_a_wrong_clock_takes_nothing_and_ends_nothing(postgresql: Database, tmp_path: Path) -> None:
+    """An engine goes by the database's time. By the clock of its host, 12 hours ahead, it would end the job."""
+    async with World(postgresql, tmp_path) as world:
+        world.job_duration = timedelta(minutes=10)
+        shared, wall = SteadyClock(world.clock.now, world.clock.monotonic), WallClock(world.clock)
+        wall.wrong = timedelta(hours=12)
+        by_the_shared_time, by_the_wall = world.another(shared).engine, world.another(wall).engine
+        world.github.queue(["gpu", "rubin"], "acme/train")
+        await world.run_until(lambda: busy(world))
+        for _ in range(5):
+            await world.step(20)
+            await by_the_shared_time.beat()
+            shared.sync()
+        assert busy(world) and len(world.leases()) == 1
+        await by_the_wall.beat()
+        assert not busy(world)
+
+
+async def test_a_clock_that_is_set_under_sqlite_ends_nothing(sqlite_url: str, tmp_path: Path) -> None:
+    """One process, and no other's time to go by: it measures lengths of time by itself, and follows no jump."""
+    database = Database(sqlite_url)
+    async with World(database, tmp_path) as world:
+        world.job_duration = timedelta(minutes=5)
+        wall = WallClock(world.clock)
+        clock = SteadyClock(wall.now, world.clock.monotonic, steps=False)
+        await world.restart(clock)
+        world.github.queue(["gpu", "rubin"], "acme/train")
+        await world.run_until(lambda: busy(world))
+        for hours in (2, -2, 2):
+            wall.wrong = timedelta(hours=hours)
+            await world.step(20)
+            clock.sync()
+        assert busy(world)
+        await world.run_until(world.all_released, stride=10)
+        world.assert_clean()
+        assert world.lease().job_conclusion == "success"
+    database.close()
+
+
+async def test_an_engine_that_ends_in_order_leaves_nothing_held(postgresql: Database, tmp_path: Path) -> None:
+    async with World(postgresql, tmp_path) as world:
+        leaving, other = world.service.engine, world.another(world.clock).engine
+        world.github.queue(["gpu", "rubin"], "acme/train")
+        await plan(world, leaving)
+        leases.claim(postgresql, leaving.name, world.clock.now(), 10, leaving.deps.timing.hold)
+        assert await other.beat() == 0
+        await leaving.stop()
+        assert await other.beat() >= 1, "the other goes on at once"
+        await world.run_until(world.all_released)
+        world.assert_clean()
