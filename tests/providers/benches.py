@@ -17,7 +17,7 @@ import psutil
 
 from providers import local_keeper
 from providers.clock import SYSTEM
-from providers.conformance import Bench, Fault, Missing
+from providers.conformance import Fault, Missing
 from providers.contract import Offer, Order, Phase, Provider
 from providers.docker import DockerProvider, DockerSettings
 from providers.fake import FakeProvider, FakeSettings, make_cloud
