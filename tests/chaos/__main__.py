@@ -47,11 +47,13 @@ def main(given: Sequence[str] | None = None) -> int:
     outcomes: list[Outcome] = []
     try:
         for scenario, kills in zip(playable, shared(options.count, playable), strict=True):
-            if kills:
-                strikes = plan(scenario, kills, HOLD, seed)
-                outcomes.append(run(scenario, strikes, seed, began + options.limit_minutes * 60, options.keep))
-    except Missing as lack:
-        absent[lack.part] = str(lack)
+            strikes = plan(scenario, kills, HOLD, seed)
+            try:
+                if kills:
+                    outcomes.append(run(scenario, strikes, seed, began + options.limit_minutes * 60, options.keep))
+            except Missing as lack:
+                absent[scenario.name] = str(lack)
+                say(f"NOT PLAYED: {scenario.name}: {lack}")
     except KeyboardInterrupt:
         say("interrupted; everything was ended")
         return 130

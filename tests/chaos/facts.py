@@ -32,7 +32,7 @@ class LeaseFacts:
     booked: bool
     spans: tuple[tuple[State, datetime, datetime | None], ...] = ()  # in the order of the table: state, from, to
     charges: tuple[tuple[datetime, datetime, Decimal, datetime], ...] = ()  # from, to, amount, booked at
-    audit: tuple[str, ...] = ()  # actions, in the order they were written
+    audit: tuple[tuple[int, str], ...] = ()  # number and action, in the order they were written
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +121,9 @@ def _leases(conn: sa.Connection) -> tuple[LeaseFacts, ...]:
     own = charge.c.kind != "stray"  # a stray is booked by itself, whenever it is found
     for row in conn.execute(sa.select(charge).where(own).order_by(charge.c.since, charge.c.until)):
         charges.setdefault(row.lease_id, []).append((row.since, row.until, row.amount, row.booked_at))
-    actions: dict[str, list[str]] = {}
-    for row in conn.execute(sa.select(audit.c.object, audit.c.action).order_by(audit.c.seq)):
-        actions.setdefault(row.object, []).append(row.action)
+    actions: dict[str, list[tuple[int, str]]] = {}
+    for row in conn.execute(sa.select(audit.c.object, audit.c.seq, audit.c.action).order_by(audit.c.seq)):
+        actions.setdefault(row.object, []).append((row.seq, row.action))
     return tuple(
         LeaseFacts(
             id=row.id,

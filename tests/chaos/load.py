@@ -47,8 +47,9 @@ class Load:
             return
         self._next = now + self.chance.uniform(0.3, 2 * EVERY - 0.3)
         deeds: list[Callable[[], None]] = [self._push] * 12 + [self._matrix] * 3 + [self._cancel] * 2 + [self._again] * 3
-        with contextlib.suppress(launch.DemoError, OSError):
-            self.chance.choice(deeds)()
+        if self.look():
+            with contextlib.suppress(launch.DemoError, OSError):
+                self.chance.choice(deeds)()
 
     def _push(self, count: int = 1) -> None:
         if len(self.open) >= MOST_OPEN:
@@ -61,7 +62,7 @@ class Load:
         self._push(self.chance.randint(2, 4))
 
     def _cancel(self) -> None:
-        if self.look() and self.open:
+        if self.open:
             job = int(self.chance.choice(self.open)["id"])
             self.cancelled.add(job)  # first: an answer may be lost, and the deed done
             self.stage.forge.ask("cancel", {"job": job})

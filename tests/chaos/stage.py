@@ -48,7 +48,6 @@ class Missing(Exception):
 
     def __init__(self, part: str, remedy: str) -> None:
         super().__init__(f"{part} is not here: {remedy}")
-        self.part = part
 
 
 @dataclass
@@ -238,7 +237,10 @@ def _engine(scenario: Scenario, stack: contextlib.ExitStack) -> tuple[str | None
     engine = stack.enter_context(docker.engine())
     if engine is None:
         raise Missing(docker.PART, docker.REMEDY)
-    return engine, image.build(engine)
+    try:
+        return engine, image.build(engine)
+    except image.NoImage as lack:
+        raise Missing(docker.PART, f"{lack}") from None
 
 
 def _settings(scenario: Scenario, folder: Path, forge: launch.Running, balancer: int, engine: str | None, picture: str) -> str:

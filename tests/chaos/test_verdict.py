@@ -39,6 +39,10 @@ def spans(*way: State) -> tuple[tuple[State, datetime, datetime | None], ...]:
     return tuple((state, at(place), at(place + 1) if place < last else None) for place, state in enumerate(way))
 
 
+def audit(*words: str) -> tuple[tuple[int, str], ...]:
+    return tuple((place, f"lease.{word}") for place, word in enumerate(words))
+
+
 LEASE = LeaseFacts(
     id="0123abcd-aaaa",
     name="calm-fox-01",
@@ -50,7 +54,7 @@ LEASE = LeaseFacts(
     booked=True,
     spans=spans(*WAY),
     charges=((at(1), at(5), Decimal("0.1"), at(9)), (at(5), at(8), Decimal("0.2"), at(9))),
-    audit=(*(f"lease.{state}" for state in WAY), "lease.booked"),
+    audit=audit(*WAY, "booked"),
 )
 JOB: dict[str, Any] = {"id": 7, "run_id": 1, "status": "completed", "conclusion": "success", "runner_name": RUNNER}
 FACTS = Facts(
@@ -114,13 +118,13 @@ PLANTED = {
     "not released": of_lease(state="destroying"),
     "a way that the table has not": of_lease(
         spans=spans(State.PLANNED, State.BUSY, State.RELEASED),
-        audit=("lease.planned", "lease.busy", "lease.released", "lease.booked"),
+        audit=audit("planned", "busy", "released", "booked"),
     ),
     "in two states at once": of_lease(spans=(*spans(*WAY)[:-1], (State.RELEASED, at(30), None))),
     "left a state long before": of_lease(
         spans=((State.PLANNED, at(5), at(1)), (State.LAUNCHING, at(1), at(2)), *spans(*WAY)[2:])
     ),
-    "the audit has": of_lease(audit=(*LEASE.audit, "lease.booked")),
+    "the audit has": of_lease(audit=audit(*WAY, "booked", "booked")),
     "is not booked": of_lease(booked=False, charges=(), audit=LEASE.audit[:-1]),
     "booked more than once": of_lease(charges=((at(1), at(5), Decimal(1), at(9)), (at(5), at(8), Decimal(1), at(10)))),
     "open books": of_lease(booked=False, asked=False, audit=LEASE.audit[:-1]),

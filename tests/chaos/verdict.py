@@ -6,7 +6,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from app.core.model import Reason
@@ -115,7 +115,7 @@ class Verdict:
         if any(left is not None and left < entered - SKEW for _, entered, left in lease.spans):
             self._say(f"{who} left a state long before it came: {lease.spans}")
         wanted = [f"lease.{state}" for state in states] + (["lease.booked"] if lease.booked else [])
-        written = [action for action in lease.audit if action in {f"lease.{state}" for state in State} | {"lease.booked"}]
+        written = [action for _, action in lease.audit if action in {f"lease.{state}" for state in State} | {"lease.booked"}]
         if written != wanted:
             self._say(f"{who}: the audit has {', '.join(written)}; it went {', '.join(wanted)}")
 
@@ -135,11 +135,10 @@ class Verdict:
             self._say(f"{who} had a machine and was charged nothing")
 
     def _ceiling(self) -> None:
-        steps: list[tuple[datetime, int]] = []
-        for lease in self.facts.leases:
-            steps += [(entered, 1) for state, entered, _ in lease.spans if state is State.PLANNED]
-            steps += [(entered - SKEW, -1) for state, entered, _ in lease.spans if state is State.RELEASED]
-        most = max(itertools.accumulate(change for _, change in sorted(steps)), default=0)
+        """By the numbers of the audit's rows: a moment is noted before its transaction gets its turn, a number within it."""
+        change = {"lease.planned": 1, "lease.released": -1}
+        steps = sorted((seq, change[action]) for one in self.facts.leases for seq, action in one.audit if action in change)
+        most = max(itertools.accumulate(step for _, step in steps), default=0)
         if most > self.facts.ceiling:
             self._say(f"{most} leases lived at once, and the ceiling is {self.facts.ceiling}")
 
