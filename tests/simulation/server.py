@@ -6,15 +6,20 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast
 
 import httpx
+import sqlalchemy as sa
 from fastapi import FastAPI, Request
+from sqlalchemy import event
+from sqlalchemy.dialects import sqlite
 from starlette.responses import Response
 
 from app.engine import enlist
+from app.kit.bell import Bell
 from app.kit.clock import SteadyClock
 from app.store import leases
+from app.store.db import Database
 from app.web import intake, nodes
 from app.web.errors import Problem, explain, reply
 from app.web.parts import WebParts, WebSettings
@@ -88,6 +93,34 @@ class Unhurried(SteadyClock):
         await super().sleep(max(seconds, self.nap))
 
 
+class Patient(Bell):
+    """As patient as that clock, where it waits for a hint that somebody may have lost."""
+
+    nap = 0.0
+
+    async def wait(self, seconds: float) -> bool:
+        return await super().wait(max(seconds, self.nap))
+
+
+class Several(Database):
+    """An SQLite file that several services share, as they may share a PostgreSQL: here one statement is never beside another."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+
+        def connected(connection: Any, _record: object) -> None:
+            connection.create_function("pg_advisory_xact_lock", 1, lambda _: None)
+
+        event.listen(self._engine, "connect", connected)
+
+    @property
+    def postgresql(self) -> bool:
+        return True
+
+    def insert(self, table: sa.Table) -> sqlite.Insert:
+        return sqlite.insert(table)
+
+
 class Server:
     """A process with the service in it. It is dropped at a crash; the next one is a new object."""
 
@@ -97,8 +130,8 @@ class Server:
         conditions = world.conditions
         self.clock = Unhurried(clocked, world.loop.time, steps=conditions.servers > 1)
         self.clock.nap = conditions.nap
-        self.crash_rate = conditions.rate("crash")
-        self.pause_rate = conditions.rate("engine_paused")
+        self.crash_rate = conditions.rate("crash") if world.troubled else 0.0
+        self.pause_rate = conditions.rate("engine_paused") if world.troubled else 0.0
         self.yield_rate = conditions.rate("yield")
         self._forever: list[asyncio.Future[Any]] = []
         outfit = Outfit(
@@ -122,6 +155,10 @@ class Server:
             timing=world.timing,
             telemetry=world.telemetry,
         )
+        bells = cast("dict[str, Bell]", self.service.deps.asking)
+        for name in list(bells):
+            bells[name] = bell = Patient()
+            bell.nap = conditions.nap
         enlist.reconsider(self.service.deps)
         self.task = world.loop.spawn(self.process, self.service.engine.run())
         self.sync = world.loop.spawn(self.process, self._keep_time())

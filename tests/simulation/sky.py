@@ -74,7 +74,7 @@ class Weather(Faults):
         dice, window = self._world.dice, self._vendor.window.total_seconds()
         if name == "late_create":  # with the lag of lists, within what the traits promise
             wait = dice.uniform(1.0, window * 0.6)
-            self._world.loop.call_later(wait + 0.001, self._world.notice, self._name)
+            self._world.later(wait + 0.001, self._world.notice, self._name)
             return timedelta(seconds=wait)
         if name == "stuck":
             return timedelta(seconds=dice.choice((60, 600, 3600)))

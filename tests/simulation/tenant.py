@@ -55,9 +55,9 @@ class Tenant:
         self.runner_name = ""
         self.born = world.loop.now
         if world.happens("preempted"):
-            world.loop.call_later(world.dice.uniform(1, 1500), self._vanish)
+            world.later(world.dice.uniform(1, 1500), self._vanish)
         elif world.happens("stopped"):
-            world.loop.call_later(world.dice.uniform(1, 1500), self._stop)
+            world.later(world.dice.uniform(1, 1500), self._stop)
 
     def _manner(self) -> Manner:
         world = self.world
@@ -178,6 +178,8 @@ class Tenant:
                 allowed = refused.status >= 429
                 if not allowed:
                     break
+        if allowed:
+            world.watch.allowed.add(f"{self.side.name}-{work.key}")
         ends = world.loop.now + (world.durations() if allowed else 0.0)
         while world.loop.now < ends:
             await asyncio.sleep(min(world.conditions.heartbeat, max(ends - world.loop.now, 0.01)))

@@ -25,7 +25,7 @@ class Users:
         self.foreign: set[str] = set()  # "forge-key" of jobs that are not ours
         self.stolen: set[str] = set()
         self.cancelled: set[str] = set()
-        self.seen: list[Parcel] = []
+        self.accepted: list[Parcel] = []
 
     async def work(self) -> None:
         """All jobs of the seed, spread over its hours or in one burst."""
@@ -58,13 +58,13 @@ class Users:
             world.count("fork_pr")
         if gated:
             world.count("approval_gated")
-            world.loop.call_later(world.dice.uniform(5, 1800), side.approve, key)
+            world.later(world.dice.uniform(5, 1800), side.approve, key)
         if world.happens("cancelled"):
-            world.loop.call_later(world.dice.choice((1, 20, 120, 600)) * world.dice.random(), self._cancel, forge, key)
+            world.later(world.dice.choice((1, 20, 120, 600)) * world.dice.random(), self._cancel, forge, key)
         if not foreign and world.happens("stolen_runner"):
-            world.loop.call_later(world.dice.uniform(1, 240), self._steal, forge, key)
+            world.later(world.dice.uniform(1, 240), self._steal, forge, key)
         if world.happens("rerun"):
-            world.loop.call_later(world.dice.uniform(300, 3000), self._rerun, forge, key)
+            world.later(world.dice.uniform(300, 3000), self._rerun, forge, key)
 
     def _cancel(self, forge: str, key: str) -> None:
         self.world.count("cancelled")
@@ -78,7 +78,7 @@ class Users:
             self.world.count("stolen_runner")
             self.stolen.add(f"{forge}-{key}")
             self.world.trace(f"a foreign runner takes {forge}-{key}")
-            self.world.loop.call_later(self.world.durations(), end)
+            self.world.later(self.world.durations(), end)
 
     def _rerun(self, forge: str, key: str) -> None:
         again = self.world.sides[forge].rerun(key)
@@ -110,9 +110,9 @@ class Users:
         if world.happens("webhook_lost"):
             world.count("webhook_lost")
             if world.dice.random() < 0.5:
-                world.loop.call_soon(parcel.receipt, 0)  # the forge knows that it failed
+                world.later(0.0, parcel.receipt, 0)  # the forge knows that it failed
             else:
-                world.loop.call_soon(parcel.receipt, 202)  # some box in between said yes, and lost it
+                world.later(0.0, parcel.receipt, 202)  # some box in between said yes, and lost it
             return
         world.loop.spawn(None, self._carry(parcel))
         if world.happens("webhook_repeated"):
@@ -139,6 +139,8 @@ class Users:
             return
         parcel.receipt(response.status_code)
         world.trace(f"webhook {parcel.action} {parcel.job}: {response.status_code}")
+        if response.status_code == 202:
+            self.accepted.append(parcel)
         if response.status_code not in (202, 503):
             world.broken("a delivery was refused", f"{response.status_code} {response.text[:200]}")
 

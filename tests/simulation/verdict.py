@@ -128,7 +128,7 @@ def _end(world: World, machine: Machine, booked: datetime | None) -> datetime | 
         world.broken(
             "an end without a proof", f"{machine.tag} at {booked:%H:%M:%S.%f}, told {[one.at.time() for one in proofs]}"
         )
-    if machine.gone_at is not None and booked < machine.gone_at - timedelta(milliseconds=2):
+    if machine.gone_at is not None and booked < machine.gone_at - timedelta(seconds=5 if world.conditions.skew else 0.01):
         world.broken("booked to an end before the end", machine.tag)
     return booked
 
@@ -142,7 +142,7 @@ def endings(world: World) -> None:
     for side in world.sides.values():
         for key, state in side.all_jobs().items():
             name = f"{side.name}-{key}"
-            if state in DONE and name in world.users.foreign and world.watch.ran.get(name):
+            if name in world.users.foreign and name in world.watch.allowed:
                 world.broken("a job that must not run here ran", name)
             if state != "failure" or name in world.users.cancelled or name in world.users.stolen:
                 continue
@@ -188,7 +188,7 @@ def calls(world: World) -> None:
     if minted[0] > minted[1] + faults + disturbed:
         world.broken("more tries than runners and faults", f"{minted[0]} for {minted[1]} and {faults}")
     runs = len(world.hub.state.book.runs) + sum(run.attempt - 1 for run in world.hub.state.book.runs.values())
-    looks = count["GET runs"] - count["GET runs?"]
+    looks = count["GET runs/N"]
     if looks > runs + 2 * (faults + disturbed):
         world.broken("a run was asked for more than once", f"{looks} for {runs} and {faults}")
 
@@ -200,10 +200,10 @@ def replay(world: World) -> None:
     def state() -> list[object]:
         watch = world.watch
         jobs = watch.all("SELECT id, state, pool, lease_id, conclusion, attempt, labels FROM job ORDER BY id")
-        return [jobs, watch.all("SELECT id, state, reason FROM lease ORDER BY id"), len(watch.creates)]
+        return [*jobs, *watch.all("SELECT id, state, reason FROM lease ORDER BY id"), f"{len(watch.creates)} creates"]
 
     before = state()
-    parcels = [renamed(one, world.dice) for one in world.parcels]
+    parcels = [renamed(one, world.dice) for one in world.users.accepted]
     world.dice.shuffle(parcels)
     known = len(world.parcels)
     for parcel in parcels:
@@ -211,7 +211,7 @@ def replay(world: World) -> None:
     world.loop.run(lambda: False, world.loop.now + 2 * world.conditions.beat + 120)
     after = state()
     if len(world.parcels) == known and before != after:
-        changed = [f"{old} -> {new}" for old, new in zip(before, after, strict=True) if old != new]
+        changed = [f"{old} -> {new}" for old, new in zip(before, after, strict=False) if old != new]
         world.broken("a replay changed something", "; ".join(changed)[:600])
 
 

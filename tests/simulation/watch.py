@@ -55,6 +55,7 @@ class Watch:
         self.proofs: dict[str, list[Proof]] = {}  # instance -> every time that a service was told of its end
         self.creates: list[tuple[float, str, str]] = []  # when, provider, tag
         self.destroys: set[str] = set()
+        self.allowed: set[str] = set()  # jobs that our own check at their start let in
         self.ran: dict[str, list[str]] = {}  # job -> leases of the machines that ran it
 
     def close(self) -> None:
@@ -106,7 +107,7 @@ class Watch:
 
     def after(self, server: Server, name: str, args: tuple[Any, ...], result: object) -> None:
         """A call of the service has just ended."""
-        if name == "move" and result is True and len(args) > 2:
+        if name == "move" and result is not None and len(args) > 2:
             held, to = args[1], args[2]
             self.world.trace(f"{server.name} {held.name} {to}")
             if to is State.RELEASED:

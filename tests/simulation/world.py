@@ -7,7 +7,8 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextvars import Context
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -26,7 +27,7 @@ from tests.simulation import verdict
 from tests.simulation.conditions import Conditions, Window
 from tests.simulation.hub import LABELS, Hub, Lab, Parcel
 from tests.simulation.loop import Loop
-from tests.simulation.server import Door, Server
+from tests.simulation.server import Door, Server, Several
 from tests.simulation.sky import Bridge, make_cloud
 from tests.simulation.tenant import Tenant
 from tests.simulation.users import Users
@@ -75,7 +76,7 @@ class World:
         self._news: asyncio.Event | None = None
         self.parcels: list[Parcel] = []
         self.database_path = database
-        self.database = Database(f"sqlite:///{database}")
+        self.database = (Several if conditions.servers > 1 else Database)(f"sqlite:///{database}")
         self.vault = Vault(vault)
         self.watch = Watch(self, database)
         self.door = Door(self)
@@ -87,7 +88,9 @@ class World:
         self.clouds = {vendor.name: make_cloud(self, vendor) for vendor in conditions.vendors}
         self.tenants: dict[str, Tenant] = {}
         self.pools = {pool.name: pool for pool in (self._pool(),)}
-        self.repositories = (RepositoryRule("acme/*"),)
+        self.repositories = tuple(
+            RepositoryRule(name) for name in REPOSITORIES
+        )  # by name, so that they are listed from the start
         self.timing = timing_of(conditions)
         self.telemetry = telemetry_of(self.sides, self.clouds, self.pools)
         self.servers: dict[str, Server | None] = {}
@@ -106,6 +109,10 @@ class World:
             max_duration=timedelta(minutes=known.longest),
             boot_limit=timedelta(minutes=min(known.boot_limit, known.longest)),
         )
+
+    def later(self, seconds: float, work: Callable[..., object], *values: Any) -> None:
+        """The world's own doing: no service's death or standstill holds it up."""
+        self.loop.call_later(seconds, work, *values, context=Context())
 
     # --- what happened
 
@@ -150,10 +157,10 @@ class World:
             self.servers[f"s{number + 1}"] = None
             self._boot(f"s{number + 1}")
         for window in self.conditions.windows:
-            self.loop.call_at(window.begins, self._opens, window)
+            self.later(window.begins, self._opens, window)
         if self.conditions.skew:
             begins = self.dice.uniform(0, self.conditions.hours * 3600)
-            self.loop.call_at(begins, self.count, "clock_skew")
+            self.later(begins, self.count, "clock_skew")
             self._jump = (begins, begins + self.dice.choice((60.0, 1200.0, 7200.0)))
         self.loop.spawn(None, self.users.work())
         self.loop.spawn(None, self._tick())
@@ -183,12 +190,12 @@ class World:
             for name, server in self.servers.items():
                 if server is not None:
                     self._end(server)
-                    self.loop.call_at(window.ends, self._boot, name)
+                    self.later(window.ends - self.loop.now, self._boot, name)
         elif window.kind == "capacity_gone":
             self.count("no_capacity")
             for cloud in self.clouds.values():
                 before, cloud.capacity = cloud.capacity, 0
-                self.loop.call_at(window.ends, setattr, cloud, "capacity", before)
+                self.later(window.ends - self.loop.now, setattr, cloud, "capacity", before)
 
     def crash(self, server: Server) -> None:
         """kill -9. It comes back soon; sometimes to die again at once."""
@@ -197,7 +204,7 @@ class World:
         self.count("crash")
         self.trace(f"{server.name} crashes")
         self._end(server)
-        self.loop.call_later(self.dice.choice((1.0, 5.0, 30.0, 120.0)), self._boot, server.name)
+        self.later(self.dice.choice((1.0, 5.0, 30.0, 120.0)), self._boot, server.name)
 
     def _end(self, server: Server) -> None:
         server.process.alive = False
@@ -214,7 +221,7 @@ class World:
         for_long = self.dice.choice((5.0, 60.0, 300.0, 1200.0))
         self.trace(f"{server.name} stands still for {for_long:.0f} s")
         server.process.paused = True
-        self.loop.call_later(for_long, self.loop.resume, server.process)
+        self.later(for_long, self.loop.resume, server.process)
 
     def choose_server(self) -> Server | None:
         up = [server for server in self.servers.values() if server is not None]
@@ -372,8 +379,8 @@ def timing_of(known: Conditions) -> Timing:
 
 def kind_of(asked: Asked) -> str:
     """The kind of a request, for the count of calls."""
-    parts = ["N" if part.isdigit() else part for part in asked.path.split("/")]
-    return f"{asked.verb} {parts[-2] if parts[-1] == 'N' else parts[-1]}"
+    first, _, last = asked.path.rpartition("/")
+    return f"{asked.verb} {first.rpartition('/')[2]}/N" if last.isdigit() else f"{asked.verb} {last}"
 
 
 def _no_answer() -> Told:
