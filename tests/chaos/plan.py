@@ -31,9 +31,9 @@ class Scenario:
 
 
 SCENARIOS = (
-    Scenario("sqlite+local", "sqlite", "local", ("all",), 0.25, 6.0),
-    Scenario("postgresql+local", "postgresql", "local", ("engine", "engine", "web", "web"), 0.5, 3.2),
-    Scenario("postgresql+docker", "postgresql", "docker", ("all", "all"), 0.25, 4.5),
+    Scenario("sqlite+local", "sqlite", "local", ("all",), 0.25, 5.0),
+    Scenario("postgresql+local", "postgresql", "local", ("engine", "engine", "web", "web"), 0.5, 2.6),
+    Scenario("postgresql+docker", "postgresql", "docker", ("all", "all"), 0.25, 3.6),
 )
 
 

@@ -254,7 +254,7 @@ def _settings(scenario: Scenario, folder: Path, forge: launch.Running, balancer:
         "ceiling": CEILING,
         "max_price_per_hour": "2",
         "max_minutes": 10,
-        "idle_minutes": 0.5,
+        "idle_minutes": 0.35,
         "boot_minutes": 2,
         "runner_command": list(command),
     }
