@@ -196,7 +196,11 @@ def from_settings(
     upgrade(url)
     db = Database(url)
     outfit = system_outfit(db, role)
-    keys = _keys(db, data / "vault.keys", outfit.clock.now(), anew=new_keys)
+    try:
+        keys = _keys(db, data / "vault.keys", outfit.clock.now(), anew=new_keys)
+    except VaultError:
+        db.close()
+        raise
     pools = {pool.name: pool_of(pool, settings) for pool in settings.pool}
     named = [name for name in ("github", "gitlab") if getattr(settings, name) is not None]
     telemetry = telemetry_of(named, [table.name for table in settings.provider], pools)

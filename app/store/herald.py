@@ -4,6 +4,7 @@ A hint carries nothing and may be lost: whoever waits for one also looks by the 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import threading
@@ -32,7 +33,7 @@ class Herald:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake = self._waker = -1  # the two ends of a pipe, once it is started
         self._rung = False
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -40,6 +41,7 @@ class Herald:
 
     def start(self, heard: Callable[[], None]) -> None:
         """`heard` is called in the herald's own thread, also once after each new connection: a hint may have been lost."""
+        self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._thread = threading.Thread(target=self._live, args=(heard,), name="herald", daemon=True)
         self._thread.start()
 
@@ -52,17 +54,19 @@ class Herald:
     def close(self) -> None:
         """End the thread. The last hint is sent before."""
         self._closing.set()
+        if self._thread is None:
+            return
         self._poke()
-        if self._thread is not None:
-            self._thread.join()
-        os.close(self._wake)
-        os.close(self._waker)
+        self._thread.join()
+        wake, waker = self._wake, self._waker
+        self._wake = self._waker = -1  # first: whoever still rings must not write into a file that comes to bear this number
+        os.close(wake)
+        os.close(waker)
 
     def _poke(self) -> None:
-        try:
-            os.write(self._waker, b".")
-        except BlockingIOError:
-            return  # it is full of pokes already
+        if self._waker >= 0:
+            with contextlib.suppress(OSError):  # it is full of pokes already, or was closed just now
+                os.write(self._waker, b".")
 
     def _live(self, heard: Callable[[], None]) -> None:
         failures = 0

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.states import State
-from app.store import audit, beacons, lease_views, vault
+from app.store import audit, beacons, lease_views, sweep, vault
 from app.store.db import Database
 from app.store.vault import Vault, VaultError, reseal
 from tests.store.nouns import NOW, a_lease, led_to
@@ -131,3 +131,32 @@ def test_of_rotations_at_once_by_several_services_none_loses_a_key(database: Dat
     together(4, lambda number: vault.change_key(database, others[number], "ada", NOW))
     assert len(key_file.read_text().splitlines()) == 5
     assert Vault(key_file).open(lease_views.join_sealed(database, one.id), vault.join_context(one.id)) == WORD
+
+
+def test_the_first_process_marks_the_database_as_its_keys_and_others_must_have_the_same(
+    database: Database, key_file: Path, tmp_path: Path
+) -> None:
+    ours, others = Vault(key_file), Vault(tmp_path / "other.keys")
+    sweep.installation(database, NOW)
+    vault.check_keys(database, ours)
+    vault.check_keys(database, ours)
+    with pytest.raises(VaultError):
+        vault.check_keys(database, others)
+    vault.change_key(database, ours, "ada", NOW)
+    newest = key_file.read_text().splitlines()[0]
+    key_file.write_text(newest + "\n")
+    vault.check_keys(database, Vault(key_file))  # the mark moved to the new key with everything else
+    vault.check_keys(database, others, anew=True)
+    with pytest.raises(VaultError):
+        vault.check_keys(database, Vault(key_file))
+
+
+def test_a_database_older_than_the_mark_shows_by_its_secrets_whose_it_is(
+    database: Database, key_file: Path, tmp_path: Path
+) -> None:
+    ours, one = Vault(key_file), a_lease(1)
+    sweep.installation(database, NOW)
+    led_to(database, State.REGISTERING, lease=one, join_sealed=ours.seal(WORD, vault.join_context(one.id)))
+    with pytest.raises(VaultError, match="none of 1"):
+        vault.check_keys(database, Vault(tmp_path / "other.keys"))
+    vault.check_keys(database, ours)
