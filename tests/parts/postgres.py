@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import pwd
 import secrets
+import select
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
@@ -33,6 +36,7 @@ SETTINGS = {
 }
 OTHERS_OUT = b"""SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
  WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+START_SECONDS = 60.0
 _numbers = count(1)
 
 
@@ -124,6 +128,7 @@ class Cluster:
         self._binaries, self._folder, self._user, self._settings = binaries, folder, user, dict(settings)
         self._word = secrets.token_hex(16)
         self._port = 0
+        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -132,7 +137,7 @@ class Cluster:
 
     @property
     def running(self) -> bool:
-        return (self._folder / "cluster/postmaster.pid").exists()
+        return self._process is not None and self._process.poll() is None
 
     def create(self) -> None:
         password = self._folder / "password"
@@ -141,22 +146,51 @@ class Cluster:
         self._run("initdb", *words)
 
     def start(self, tries: int = 4) -> None:
-        """On its old port; the first time, on a free one. Returns once it takes connections."""
+        """On its old port; the first time, on a free one. Returns once it takes connections.
+
+        It is a child of ours that ends when we do, however that happens."""
         port = self._port or _free_port()
         own = {"listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": str(self._folder)}
-        settings = {**self._settings, **own}
-        try:
-            self._run("pg_ctl", "-w", "-o", " ".join(f"-c {key}={value}" for key, value in settings.items()), "start")
-        except RuntimeError:  # a port that was free a moment ago may be taken now
+        words = [word for key, value in {**self._settings, **own}.items() for word in ("-c", f"{key}={value}")]
+        command = [str(self._binaries / "postgres"), "-D", str(self._folder / "cluster"), *words]
+        root, guard = os.geteuid() == 0, shutil.which("setpriv")
+        if guard is not None:  # it sets its wish after the user, because a change of user ends it
+            user = [f"--reuid={self._user.pw_uid}", f"--regid={self._user.pw_gid}", "--clear-groups"] if root else []
+            command, root = [guard, *user, "--pdeathsig", "QUIT", *command], False
+        with (self._folder / "output").open("a") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+                user=self._user.pw_uid if root else None,
+                group=self._user.pw_gid if root else None,
+                extra_groups=[] if root else None,
+                start_new_session=True,  # Ctrl-C is for us
+            )
+        old, self._port = self._port, port
+        if not self._answers():
+            self._port = old  # a port that was free a moment ago may be taken now
             if tries == 1:
-                raise
+                raise RuntimeError(f"PostgreSQL does not start: {(self._folder / 'output').read_text()[-2000:]}")
             self.start(tries - 1)
-            return
-        self._port = port
+
+    def _answers(self) -> bool:
+        """Once it takes connections; False if it ended, or START_SECONDS are over."""
+        end = time.monotonic() + START_SECONDS
+        while self.running and time.monotonic() < end:
+            with suppress(psycopg.OperationalError), psycopg.connect(plain(self.url), connect_timeout=2):
+                return True
+            select.select([], [], [], 0.02)
+        self.stop()
+        return False
 
     def stop(self) -> None:
         """At once, without a word to its clients, as a crash would: the next start recovers from the log."""
-        self._run("pg_ctl", "-m", "immediate", "-w", "stop")  # by the pid that the cluster wrote down
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGQUIT)  # an immediate shutdown, by PostgreSQL's own words
+            self._process.wait(60)
 
     def _run(self, program: str, *arguments: str) -> None:
         root, output = os.geteuid() == 0, self._folder / "output"
@@ -199,8 +233,7 @@ def cluster(settings: Mapping[str, str] = SETTINGS) -> Generator[Cluster]:
         try:
             yield made
         finally:
-            if made.running:
-                made.stop()
+            made.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
