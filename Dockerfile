@@ -20,7 +20,7 @@ USER 10001:10001
 WORKDIR /var/lib/sublet
 VOLUME /var/lib/sublet
 EXPOSE 8080
-HEALTHCHECK --interval=30s --timeout=5s --start-period=30s \
-  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/healthz', timeout=4)"]
+HEALTHCHECK --interval=30s --timeout=10s --start-period=30s \
+  CMD ["python", "-m", "app.alive"]
 ENTRYPOINT ["sublet"]
 CMD ["up", "--host", "0.0.0.0"]

@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
+from app import alive
 from app.demo import launch
 from tests.node.certificates import server_side
 
@@ -140,6 +141,9 @@ def test_the_service_speaks_tls_by_itself(tmp_path: Path) -> None:
             trust = ssl.create_default_context(cadata=authority)
             with urllib.request.urlopen(f"{url}/healthz", context=trust, timeout=5) as reply:
                 assert reply.status == 200
+            port = url.rpartition(":")[2]
+            assert alive.main([port]) == 0, "a container's health check speaks TLS, too"
+        assert alive.main([port]) == 1
 
 
 def test_settings_that_cannot_be_used_say_why_and_end_with_2(tmp_path: Path) -> None:
