@@ -14,6 +14,7 @@ from app.store.db import Database
 from app.web.auth import is_owners, issue_cli_token
 
 TOKEN = "cli-token"  # noqa: S105  a file's name
+OLD = 60.0  # seconds; writing a draft takes milliseconds
 
 
 def leave_address(data: Path, role: str, url: str, name: str) -> Path:
@@ -43,8 +44,12 @@ def leave_token(db: Database, data: Path, now: datetime, host: str) -> None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """0600 from the first byte, and never half-written."""
+    """0600 from the first byte, and never half-written. Drafts that killed processes left are cleared away."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
+    for draft in path.parent.glob(f".{path.name}.*"):
+        with contextlib.suppress(FileNotFoundError):
+            if draft.stat().st_mtime < fresh.stat().st_mtime - OLD:
+                draft.unlink()
     fresh.replace(path)

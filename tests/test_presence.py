@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -138,6 +139,15 @@ def test_webs_that_share_a_folder_share_the_token_of_the_command_line(database: 
     path.write_text("spoilt")
     doorstep.leave_token(database, tmp_path, NOON, "a")
     assert is_owners(database, path.read_text(), NOON) and not is_owners(database, first, NOON)
+
+
+def test_what_a_killed_process_left_half_written_goes_with_the_next_start(tmp_path: Path) -> None:
+    old, young = tmp_path / ".service.json.0011aabb", tmp_path / ".service.json.2233ccdd"
+    for draft in (old, young):
+        draft.write_text("{")
+    os.utime(old, (1, 1))
+    doorstep.leave_address(tmp_path, "web", "http://127.0.0.1:1", "web-a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [young.name, "service.json"], "another one may be at work on it"
 
 
 def test_whoever_leaves_takes_only_its_own_address_along(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from app.core.states import ORDER, State
 from app.store import tables
 from app.store.db import UNREACHABLE
 from tests.chaos.load import Load
-from tests.chaos.service import DATA, Exit
+from tests.chaos.service import Exit
 from tests.chaos.stage import Stage, marked, working_in
 
 
@@ -90,7 +90,6 @@ def gather(stage: Stage, load: Load) -> Facts:
     left = [f"{one.pid} {' '.join(one.cmdline())[:200]}" for one in working_in(stage.folder) if one.pid != stage.forge.pid]
     sockets = [str(path.relative_to(stage.folder)) for path in stage.folder.rglob("*") if path.is_socket()]
     temporary = [f"tmp/{path.name}" for path in (stage.folder / "tmp").iterdir()]
-    temporary += [f"{DATA}/{path.name}" for path in (stage.folder / DATA).glob(".*")]  # drafts that got no name
     effects = [line.split() for line in stage.effects.read_text().splitlines()]
     with stage.db.read() as conn:
         rows = conn.execute(sa.select(tables.job.c.key, tables.job.c.state, tables.job.c.conclusion))
