@@ -272,14 +272,20 @@ async def test_a_stuck_destroy_blocks_nothing_and_is_paid_until_absence_is_prove
         assert abs(world.ledger() - world.invoiced()) < Decimal("0.05"), "a little is paid until the next look proves it"
 
 
-async def test_a_job_of_a_fork_fails_at_its_start_with_a_clear_line(database: Database, tmp_path: Path) -> None:
+async def test_a_job_of_a_fork_that_takes_our_runner_fails_at_its_start_with_a_clear_line(
+    database: Database, tmp_path: Path
+) -> None:
+    """Nothing is rented for it; but its labels fit a runner that was rented for another job."""
     async with World(database, tmp_path) as world:
-        key = world.github.queue(LABELS, event="pull_request", fork="stranger/train")
-        await world.run_until(lambda: bool(world.github.conclusion(key)) and world.all_released())
-        assert world.github.conclusion(key) == "failure"
-        assert world.lease().reason in (Reason.JOB_REFUSED, Reason.JOB_DONE)
-        lines = [line.line for line in lease_log(database, world.lease().id)]
-        assert any("stranger/train" in line for line in lines)
+        ours = world.github.queue(LABELS)
+        await world.run_until(lambda: world.lease().state is State.PROVING if world.leases() else False)
+        thief = world.github.queue(["gpu"], event="pull_request", fork="stranger/train")
+        world.github.state.book.jobs = dict(sorted(world.github.state.book.jobs.items(), key=lambda item: -item[0]))
+        await world.run_until(lambda: bool(world.github.conclusion(ours)) and world.all_released(), within=timedelta(hours=1))
+        assert (world.github.conclusion(thief), world.github.conclusion(ours)) == ("failure", "success")
+        first, _ = world.leases()
+        assert first.reason in (Reason.JOB_REFUSED, Reason.JOB_DONE)
+        assert any("stranger/train" in line.line for line in lease_log(database, first.id))
         world.assert_clean()
 
 
