@@ -102,6 +102,7 @@ class Traits:
     idempotent_create: bool = False  # the vendor honours `Order.key`
     unique_names: bool = False  # the vendor refuses a second instance of the same tag
     unknown_window: timedelta = timedelta(minutes=2)  # after an unclear create: late execution plus list lag
+    knows_at_once: bool = False  # `get` knows a new id from its create on; else its None counts only after `unknown_window`
     user_data_limit: int | None = None  # bytes
     tag_limit: int | None = None  # characters
     dead_man_switch: bool = False  # the vendor itself ends an instance at `Order.ends_at`

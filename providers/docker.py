@@ -114,6 +114,7 @@ class DockerProvider:
             own_hardware=True,
             idempotent_create=True,
             unique_names=True,
+            knows_at_once=True,
             unknown_window=timedelta(minutes=1),
             user_data_limit=96 * 1024,  # Linux: one environment string is at most 128 KiB (MAX_ARG_STRLEN)
             tag_limit=63,

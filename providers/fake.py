@@ -76,6 +76,7 @@ class FakeProvider:
             idempotent_create=settings.honours_keys,
             unique_names=settings.unique_names,
             unknown_window=timedelta(seconds=60),
+            knows_at_once=True,
             user_data_limit=settings.user_data_limit,
             tag_limit=63,
             dead_man_switch=settings.dead_man_switch,

@@ -71,6 +71,7 @@ class LocalProvider:
             own_hardware=True,
             idempotent_create=True,
             unique_names=True,
+            knows_at_once=True,
             unknown_window=timedelta(seconds=2 * PATIENCE),  # by then a create that was given up on is over
             user_data_limit=256 * 1024,
             tag_limit=63,

@@ -7,7 +7,7 @@ from datetime import timedelta
 from app.core.model import Lease, Reason
 from app.core.states import State
 from app.engine.step import Answer, Deps, Move, Wait, pause
-from app.engine.watch import ended, meter
+from app.engine.watch import ended, meter, settled
 from app.forges.contract import ForgeDown, ForgeRefused, RunnerBusy
 from app.store import lease_views
 from providers.contract import Phase, Provider, ProviderError, Throttled
@@ -74,12 +74,16 @@ async def destroy(lease: Lease, deps: Deps) -> Answer:
         return Wait(max(error.wait.total_seconds(), 1.0), str(error), failed=True)
     except ProviderError as error:
         return Wait(pause(lease.tries), f"{lease.provider} did not destroy it yet: {error}", failed=True)
-    if instance is None or instance.phase is Phase.ENDED:
-        gone_at = ended(lease, instance, deps.clock.now())
-        return Move(State.RELEASED, text=f"{lease.provider} no longer has it.", values={"gone_at": gone_at})
-    return Wait(
-        pause(lease.tries, first=0.2, longest=30.0), f"{lease.provider} still shows it as {instance.phase}.", failed=True
-    )
+    now = deps.clock.now()
+    if instance is not None and instance.phase is not Phase.ENDED:
+        note = f"{lease.provider} still shows it as {instance.phase}."
+        return Wait(pause(lease.tries, first=0.2, longest=30.0), note, failed=True, values={"missing_at": None})
+    first = lease.missing_at if lease.missing_at is not None and lease.missing_at >= lease.entered_at else now
+    if instance is None and not settled(lease, provider, now):
+        note = f"{lease.provider} does not know it, which so soon after its create proves nothing; it is asked again."
+        return Wait(pause(lease.tries, first=2.0, longest=15.0), note, failed=True, values={"missing_at": first})
+    gone_at = first if instance is None else ended(lease, instance, now)
+    return Move(State.RELEASED, text=f"{lease.provider} no longer has it.", values={"gone_at": gone_at})
 
 
 async def _look_for_it(lease: Lease, deps: Deps, provider: Provider) -> Answer:

@@ -7,7 +7,7 @@ from typing import Any
 
 from app.core.model import Lease
 from app.engine.step import Deps
-from providers.contract import Instance, Phase, ProviderError
+from providers.contract import Instance, Phase, Provider, ProviderError
 
 
 def meter(lease: Lease, instance: Instance, now: datetime) -> dict[str, Any]:
@@ -24,6 +24,12 @@ def ended(lease: Lease, instance: Instance | None, now: datetime) -> datetime:
     if told is None or told.tzinfo is None:
         return now
     return min(max(told, lease.billed_from or lease.asked_at or told), now)
+
+
+def settled(lease: Lease, provider: Provider, now: datetime) -> bool:
+    """Whether the provider's "no such instance" counts: many vendors know a new id only some time after its create."""
+    asked_at = lease.last_asked_at or lease.asked_at
+    return provider.traits.knows_at_once or asked_at is None or now >= asked_at + provider.traits.unknown_window
 
 
 async def lost(lease: Lease, deps: Deps) -> str | None:
@@ -43,8 +49,8 @@ async def lost(lease: Lease, deps: Deps) -> str | None:
     except ProviderError:
         return None
     if instance is None:
-        settled = lease.asked_at is None or deps.clock.now() >= lease.asked_at + provider.traits.unknown_window
-        return f"{lease.provider} no longer has the instance {lease.instance_id}." if settled else None
+        sure = settled(lease, provider, deps.clock.now())
+        return f"{lease.provider} no longer has the instance {lease.instance_id}." if sure else None
     if instance.phase in (Phase.STOPPED, Phase.FAILED, Phase.ENDED):
         detail = f" ({instance.detail})" if instance.detail else ""
         return f"{lease.provider} says that the instance is {instance.phase}{detail}."

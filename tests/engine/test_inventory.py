@@ -1,5 +1,6 @@
 """One list per provider and beat: what it is asked for, what it misses, what it finds too many, and what that costs."""
 
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -163,3 +164,20 @@ async def test_of_two_engines_one_does_what_is_done_for_all(database: Database, 
         assert duties.take(database, "survey", "two", now + minute, minute), "whoever finds it due, whoever did it last"
         duties.done(database, "survey", now + minute, "all read")
         assert [(one.holder, one.note) for one in duties.listing(database) if one.name == "survey"] == [("two", "all read")]
+
+
+async def test_a_vendor_that_does_not_know_a_new_id_yet_proves_nothing(database: Database, tmp_path: Path) -> None:
+    async with World(database, tmp_path) as world:
+        provider = world.providers["cloud"]
+        provider.traits = replace(provider.traits, knows_at_once=False)
+        world.service = world._assemble()  # noqa: SLF001  the service reads the traits when it is put together
+        key = world.github.queue(LABELS)
+        await world.run_until(lambda: bool(world.living()), stride=1)
+        machine = world.living()[0]
+        del world.cloud.machines[machine.id]  # the vendor has it, and does not know it yet
+        world.github.cancel(key)
+        await world.run(timedelta(seconds=30))
+        assert world.lease().state is State.DESTROYING
+        world.cloud.machines[machine.id] = machine
+        await world.run_until(world.all_released)
+        assert world.living() == []

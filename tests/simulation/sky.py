@@ -122,7 +122,7 @@ class Bridge:
         self._world, self._server, self._vendor, self._cloud = world, server, vendor, cloud
         self._inner = FakeProvider(vendor.name, settings_of(vendor), clock=world.clock, cloud=cloud)
         self.name = vendor.name
-        self.traits = replace(self._inner.traits, unknown_window=vendor.window, currency=vendor.currency)
+        self.traits = replace(self._inner.traits, unknown_window=vendor.window, knows_at_once=False, currency=vendor.currency)
 
     async def offers(self, need: Need) -> Sequence[Offer]:
         await self._server.point()
@@ -163,6 +163,11 @@ class Bridge:
         found = await self._inner.owned(owner)
         if self._cloud.faults.list_lag and len(found) != len(self._cloud.living()):
             self._world.count("list_lag")
+        rate = self._world.conditions.rates.get("list_hole", 0.0) if self._world.troubled else 0.0
+        if rate and found and self._world.dice.random() < rate:
+            self._world.count("list_hole")  # the answer says that it is whole, and it is not
+            hole = self._world.dice.randrange(len(found))
+            found = [one for place, one in enumerate(found) if place != hole]
         await self._server.point()
         return found
 
