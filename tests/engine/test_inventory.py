@@ -170,7 +170,7 @@ async def test_a_vendor_that_does_not_know_a_new_id_yet_proves_nothing(database:
     async with World(database, tmp_path) as world:
         provider = world.providers["cloud"]
         provider.traits = replace(provider.traits, knows_at_once=False)
-        world.service = world._assemble()  # noqa: SLF001  the service reads the traits when it is put together
+        await world.restart()  # the service reads the traits when it is put together
         key = world.github.queue(LABELS)
         await world.run_until(lambda: bool(world.living()), stride=1)
         machine = world.living()[0]
