@@ -15,6 +15,7 @@ from typing import Any
 from tests.chaos.facts import gather, open_ends
 from tests.chaos.load import Load
 from tests.chaos.plan import Kind, Scenario, Strike
+from tests.chaos.service import Service
 from tests.chaos.stage import Stage, open_stage
 from tests.chaos.verdict import Verdict
 
@@ -126,8 +127,7 @@ class Campaign:
                 self.outcome.trouble.append("no instance came that could be hurt")
             self.outcome.by_target["node"] += 1
         elif strike.kind is Kind.PAUSE:
-            services = self.stage.services
-            self.outcome.pauses += services[strike.victim % len(services)].pause(time.monotonic() + strike.down)
+            self.outcome.pauses += self._until(lambda: self._pause(strike), START_SECONDS)
         elif strike.kind is Kind.DATABASE:
             self.outcome.database_restarts += self.stage.stop_database(time.monotonic() + min(strike.down, 4.0))
         else:
@@ -135,14 +135,21 @@ class Campaign:
 
     def _kill(self, strike: Strike) -> bool:
         """kill -9 of the victim, or of the next one that can be had. One that is paused would not notice."""
-        services = self.stage.services
-        for step in range(len(services)):
-            service = services[(strike.victim + step) % len(services)]
+        for service in self._from(strike.victim):
             if not service.paused and (strike.early or service.up) and service.kill(time.monotonic() + strike.down):
                 self.outcome.by_target[service.role] += 1
                 self.outcome.by_moment[str(strike.moment or "any")] += 1
                 return True
         return False
+
+    def _pause(self, strike: Strike) -> bool:
+        return any(service.pause(time.monotonic() + strike.down) for service in self._from(strike.victim))
+
+    def _from(self, number: int) -> list[Service]:
+        """All processes of the service, beginning with the one of this number."""
+        services = self.stage.services
+        first = number % len(services)
+        return [*services[first:], *services[:first]]
 
     def _entered(self) -> Iterator[str]:
         """The states that leases have entered since the last call, as the services log it."""
