@@ -6,10 +6,12 @@ lease only by its claim, a short-lived token; whoever comes with an older one ch
 
 from __future__ import annotations
 
+import functools
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -152,7 +154,7 @@ def keep(db: Database, held: Lease, values: Mapping[str, Any], now: datetime) ->
     """Write down what is about to be done, without letting go. False: somebody else went on, so do not do it."""
     changes = lease_changes(values)
     with db.write() as conn:
-        return conn.execute(_held(held).values(**changes)).rowcount == 1 if changes else _still_held(conn, held)
+        return _write(conn, held, changes).rowcount == 1 if changes else _still_held(conn, held)
 
 
 def rest(
@@ -164,10 +166,10 @@ def rest(
     changes = lease_changes(values)
     if note:
         changes["note"] = clean(note, 2_000)
-    changes |= {"claim": "", "claimed_until": None, "due": _unless_news(held, until, now)}
-    changes["tries"] = lease.c.tries + 1 if failed else 0
+    changes |= {"claim": "", "claimed_until": None}
+    rules = (Rule.UNLESS_NEWS, Rule.FAILED) if failed else (Rule.UNLESS_NEWS, Rule.CAME_THROUGH)
     with db.write() as conn:
-        return conn.execute(_held(held).values(**changes)).rowcount == 1
+        return _write(conn, held, changes, *rules, until=until, soon=now).rowcount == 1
 
 
 def move(
@@ -190,47 +192,91 @@ def move(
     if not judge(held.state, to):
         return None
     text = clean(text, 2_000)
-    changes = lease_changes(values) | {"state": str(to), "entered_at": now, "deadline": deadline, "tries": 0, "note": text}
-    changes["version"] = lease.c.version + 1
+    changes = lease_changes(values) | {"state": str(to), "entered_at": now, "deadline": deadline, "note": text}
+    rules, more = [Rule.MOVED, Rule.CAME_THROUGH, Rule.WHOLE], dict[str, Any]()
     if hold is None:
-        changes |= {"claim": "", "claimed_until": None, "due": _unless_news(held, due or now, now)}
+        changes |= {"claim": "", "claimed_until": None}
+        rules.append(Rule.UNLESS_NEWS)
+        more |= {"until": due or now, "soon": now}
     else:
         changes |= {"claimed_until": now + hold, "due": now}
     if reason is not None:
-        changes["reason_text"] = sa.case((lease.c.reason.is_(None), text), else_=lease.c.reason_text)
-        changes["reason"] = sa.func.coalesce(lease.c.reason, str(reason))
+        rules.append(Rule.FIRST_REASON)
+        more |= {"why": str(reason), "why_text": text}
     if to in DOWN:
         changes |= WIPED
     with db.write() as conn:
-        row = conn.execute(_held(held).values(**changes).returning(*LEASE_COLUMNS)).first()
+        row = _write(conn, held, changes, *rules, **more).first()
         if row is None:
             return None
-        left = sa.update(span).where(span.c.lease_id == held.id, span.c.state == held.state, span.c.left_at.is_(None))
-        conn.execute(left.values(left_at=now))
-        conn.execute(sa.insert(span).values(lease_id=held.id, state=str(to), entered_at=now, note=text))
+        conn.execute(_LEFT, {"the_id": held.id, "the_state": str(held.state), "now": now})
+        conn.execute(_ENTERED, {"lease_id": held.id, "state": str(to), "entered_at": now, "note": text})
         if to is State.RELEASED:
-            over = sa.update(node_session).where(node_session.c.lease_id == held.id, node_session.c.expires_at > now)
-            conn.execute(over.values(expires_at=now))
+            conn.execute(_SESSION_OVER, {"the_id": held.id, "now": now})
         detail = {"from": held.state} | ({} if reason is None else {"reason": reason})
         audit.write(conn, at=now, actor="engine", action=f"lease.{to}", object=f"lease:{held.id}", text=text, detail=detail)
     return lease_of(row)
 
 
-def _held(held: Lease) -> sa.Update:
+_LEFT = (
+    sa.update(span)
+    .where(span.c.lease_id == sa.bindparam("the_id"), span.c.state == sa.bindparam("the_state"), span.c.left_at.is_(None))
+    .values(left_at=sa.bindparam("now"))
+)
+_ENTERED = sa.insert(span)
+_SESSION_OVER = (
+    sa.update(node_session)
+    .where(node_session.c.lease_id == sa.bindparam("the_id"), node_session.c.expires_at > sa.bindparam("now"))
+    .values(expires_at=sa.bindparam("now"))
+)
+
+
+class Rule(StrEnum):
+    """What an update of a held lease does beside writing values."""
+
+    UNLESS_NEWS = "unless news"  # due at `until`; or `soon`, if a fact came during the look: it is not slept over
+    CAME_THROUGH = "came through"  # the row of failed looks is over
+    FAILED = "failed"  # one more in the row
+    MOVED = "moved"  # a fact like any other
+    FIRST_REASON = "first reason"  # `why` and `why_text`, unless there is a reason already
+    WHOLE = "whole"  # give back the row
+
+
+def _write(conn: sa.Connection, held: Lease, changes: Mapping[str, Any], *rules: Rule, **more: Any) -> sa.CursorResult[Any]:
+    """Write to the lease under its claim: no row of the result means that somebody else went on."""
     if not held.claim:
         raise ValueError(f"{held.name} is not claimed: only who holds a lease may write to it")
-    return sa.update(lease).where(lease.c.id == held.id, lease.c.claim == held.claim, lease.c.state == held.state)
+    mine = {"the_id": held.id, "the_claim": held.claim, "the_state": str(held.state)}
+    seen = {"seen": held.version} if Rule.UNLESS_NEWS in rules else {}
+    values = {f"new_{name}": value for name, value in changes.items()}
+    return conn.execute(_update(frozenset(changes), frozenset(rules)), {**mine, **seen, **values, **more})
+
+
+@functools.lru_cache(maxsize=256)
+def _update(columns: frozenset[str], rules: frozenset[Rule]) -> sa.Update:
+    """The statement for these columns and rules. Building it costs more than running it, and there are few of them."""
+    values: dict[str, Any] = {name: sa.bindparam(f"new_{name}", type_=lease.c[name].type) for name in sorted(columns)}
+    if Rule.UNLESS_NEWS in rules:
+        until, soon = (sa.bindparam(name, type_=lease.c.due.type) for name in ("until", "soon"))
+        values["due"] = sa.case((lease.c.version != sa.bindparam("seen"), soon), else_=until)
+    if Rule.CAME_THROUGH in rules:
+        values["tries"] = 0
+    if Rule.FAILED in rules:
+        values["tries"] = lease.c.tries + 1
+    if Rule.MOVED in rules:
+        values["version"] = lease.c.version + 1
+    if Rule.FIRST_REASON in rules:
+        text, why = (sa.bindparam(name, type_=lease.c.reason.type) for name in ("why_text", "why"))
+        values["reason_text"] = sa.case((lease.c.reason.is_(None), text), else_=lease.c.reason_text)
+        values["reason"] = sa.func.coalesce(lease.c.reason, why)
+    mine = (lease.c.id == sa.bindparam("the_id"), lease.c.claim == sa.bindparam("the_claim"))
+    statement = sa.update(lease).where(*mine, lease.c.state == sa.bindparam("the_state")).values(values)
+    return statement.returning(*LEASE_COLUMNS) if Rule.WHOLE in rules else statement
 
 
 def _still_held(conn: sa.Connection, held: Lease) -> bool:
     mine = (lease.c.id == held.id, lease.c.claim == held.claim, lease.c.state == held.state)
     return conn.scalar(sa.select(lease.c.id).where(*mine)) is not None
-
-
-def _unless_news(held: Lease, due: datetime, now: datetime) -> sa.ColumnElement[Any]:
-    """A fact that came during the look is not slept over."""
-    later, soon = (sa.literal(time, lease.c.due.type) for time in (due, now))
-    return sa.case((lease.c.version != held.version, soon), else_=later)
 
 
 # --- ask
