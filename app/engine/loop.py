@@ -97,6 +97,8 @@ class Engine:
                 self.last_beat = self.deps.clock.now()
                 if len(claimed) < room:  # with its hands full it sleeps until a look ends
                     nap = await self._until_next_due(nap)
+                    if not claimed and not nap:
+                        nap = 0.05  # due, but held by a transaction that stands still: nothing is won by asking on and on
                 failures = 0
             except Exception as error:  # noqa: BLE001  the loop outlives whatever happens in a beat
                 log.error("engine.beat_failed", error=f"{type(error).__name__}: {error}"[:500])

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from app.core.states import State
 from app.engine import enlist
 from app.engine.loop import Engine
 from app.kit.clock import SteadyClock
+from app.kit.threads import InlineLane, P, R
 from app.store import leases
 from app.store.db import Database
+from tests.parts.postgres import plain
 from tests.world import ManualClock, World
+
+
+class Counting(InlineLane):
+    """Counts how often leases are claimed."""
+
+    claims = 0
+
+    async def __call__(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        self.claims += getattr(function, "__name__", "") == "claim"
+        return await super().__call__(function, *args, **kwargs)
 
 
 class WallClock(ManualClock):
@@ -105,6 +121,24 @@ async def test_a_clock_that_is_set_under_sqlite_ends_nothing(sqlite_url: str, tm
         world.assert_clean()
         assert world.lease().job_conclusion == "success"
     database.close()
+
+
+async def test_a_lease_that_somebody_s_open_transaction_holds_is_not_run_after(
+    postgresql: Database, postgresql_url: str, tmp_path: Path
+) -> None:
+    """It is due and cannot be claimed until the database ends that transaction: the loop must not spin meanwhile."""
+    async with World(postgresql, tmp_path) as world:
+        counted = Counting()
+        engine = Engine(replace(world.service.deps, store=counted), chores=())
+        world.github.queue(["gpu", "rubin"], "acme/train")
+        await plan(world, engine)
+        counted.claims = 0
+        with psycopg.connect(plain(postgresql_url)) as other:
+            other.execute("SELECT id FROM lease FOR UPDATE")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    await engine.run()
+        assert 1 <= counted.claims <= 10
 
 
 async def test_an_engine_that_ends_in_order_leaves_nothing_held(postgresql: Database, tmp_path: Path) -> None:
