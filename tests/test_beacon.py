@@ -51,3 +51,20 @@ async def test_without_a_beacon_the_same_job_is_failed_by_gitlab(database: Datab
             await world.run(timedelta(minutes=10), stride=300)
             await beacon.tend(world.service.deps)
         assert len(world.gitlab.lab.drop_stuck_jobs()) == 1
+
+
+async def test_a_beacon_whose_key_is_lost_gives_way_to_another(database: Database, tmp_path: Path) -> None:
+    """So it is after a restore without the key file."""
+    async with World(database, tmp_path, gitlab=True) as world:
+        assert world.gitlab is not None
+        world.gitlab.queue(["gpu", "rubin"])
+        await world.run_until(world.all_released)
+        await beacon.tend(world.service.deps)
+        (old,) = world.gitlab.lab.runners
+        (tmp_path / "vault.keys").unlink()
+        await world.restart()
+        world.clock.advance(timedelta(hours=1))
+        await beacon.tend(world.service.deps)
+        await beacon.tend(world.service.deps)
+        (new,) = world.gitlab.lab.runners
+        assert new != old

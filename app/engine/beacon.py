@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import timedelta
 
+import structlog
+
 from app.core.labels import normalise
 from app.core.model import Pool, Scope
 from app.engine.seal import seal, unseal
 from app.engine.step import Deps
 from app.forges.contract import ForgeError
 from app.store import beacons, jobs
+from app.store.vault import VaultError
+
+log = structlog.get_logger()
 
 REMEMBERED = timedelta(days=7)  # a scope that has sent no job for so long needs no beacon
 """GitLab fails a pending job after one hour without an online matching runner (stuck_builds/drop_pending_service.rb)."""
@@ -53,7 +58,11 @@ async def _light(deps: Deps, forge_name: str, scope: Scope, labels: tuple[str, .
     context = f"beacon:{forge_name}:{scope}"
     credential = None
     if known is not None and known.credential is not None:
-        credential = unseal(deps.vault, known.credential, context)
+        try:
+            credential = unseal(deps.vault, known.credential, context)
+        except VaultError as error:  # its key is lost: another one is lit in its place, and the other beacons burn on
+            log.warning("beacon.unreadable", forge=forge_name, scope=str(scope), error=str(error))
+            return await _light_anew(deps, known)
     runner_id = known.runner_id if known is not None else ""
     try:
         forge = deps.forges[forge_name]
@@ -65,6 +74,18 @@ async def _light(deps: Deps, forge_name: str, scope: Scope, labels: tuple[str, .
     sealed = seal(deps.vault, minted.credential, context)
     await deps.store(beacons.put, deps.db, forge_name, str(scope), ",".join(labels), minted.runner_id, sealed, deps.clock.now())
     return 1
+
+
+async def _light_anew(deps: Deps, lost: beacons.Beacon) -> int:
+    """Take a record that nobody can speak for off the forge; the next beat lights another one. Always 0: none was lit."""
+    forge = deps.forges[lost.forge]
+    try:
+        if lost.runner_id:
+            await deps.lane(forge)(forge.remove_runner, Scope.parse(lost.scope), lost.runner_id)
+    except ForgeError:
+        return 0
+    await deps.store(beacons.remove, deps.db, lost.forge, lost.scope, lost.labels)
+    return 0
 
 
 def beacon_labels(pool: Pool) -> tuple[str, ...]:
