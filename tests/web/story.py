@@ -9,10 +9,10 @@ from decimal import Decimal
 from typing import Any
 
 from app.core.billing import close
-from app.core.model import DemandKey, Job, JobState, Lease, Reason, Scope, ScopeKind
+from app.core.model import DemandKey, Job, JobState, Lease, Reason, Run, Scope, ScopeKind
 from app.core.policy import Plan
 from app.core.states import State
-from app.store import jobs, lease_views, leases, ledger, nodes
+from app.store import jobs, lease_views, leases, ledger, nodes, runs
 from app.store.db import Database
 from providers.contract import Need
 
@@ -89,6 +89,8 @@ def record(db: Database, job: Job, at: datetime, *, pool: str | None = "rubin", 
     if pool or not_ours:
         scope = SCOPE if pool else None
         jobs.place(db, job.id, pool=pool, scope=scope, not_ours=not_ours)
+    if pool:
+        runs.tell(db, [(job, Run(job.forge, job.repository, job.run_id, job.attempt, "push"))], lambda _: "", at)
     if wait:
         leases.plan(db, lambda _: Plan(waits={job.id: wait}), at)
 
