@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from app.core.model import RepositoryRule, Scope, ScopeKind
-from app.core.rules import JobClaim, allowed_repository, may_run
+from app.core.model import RepositoryRule, Run, Scope, ScopeKind
+from app.core.rules import JobClaim, allowed_repository, may_run, objection
 from tests.core.values import KEY, lease
 
 RULES = (RepositoryRule("acme/train"), RepositoryRule("acme/open-*", forks=True, events=frozenset({"pull_request"})))
@@ -56,3 +56,50 @@ def test_a_rule_may_let_forks_in() -> None:
     given = claim(repository="acme/open-x", event="pull_request", head_repository="stranger/open-x")
     assert may_run(given, wide, RULES).allowed
     assert not may_run(claim(repository="acmeplus/train"), wide, (RepositoryRule("*/*"),)).allowed
+
+
+def a_run(**values: Any) -> Run:
+    given: dict[str, Any] = {"event": "push", "head_repository": "acme/train", "fork": False, "actor": "mona"}
+    return Run("github", "acme/train", "1", **{**given, **values})
+
+
+@pytest.mark.parametrize(
+    ("globs", "actor", "allowed"),
+    [
+        ((), "anybody", True),
+        (("mona",), "MONA", True),
+        (("team-*",), "team-7", True),
+        (("mona", "team-*"), "eve", False),
+        (("*",), "", False),
+    ],
+)
+def test_a_rule_may_name_who_sets_runs_going(globs: tuple[str, ...], actor: str, allowed: bool) -> None:
+    rules = (RepositoryRule("acme/*", actors=frozenset(globs)),)
+    assert (objection(a_run(actor=actor), rules) == "") is allowed
+
+
+@pytest.mark.parametrize(
+    ("values", "fork"),
+    [
+        ({"event": "pull_request", "head_repository": "", "fork": None}, True),
+        ({"event": "merge_request_event", "head_repository": "", "fork": None}, True),
+        ({"event": "push", "head_repository": "", "fork": None}, False),
+        ({"event": "pull_request", "head_repository": "", "fork": False}, False),
+        ({"event": "push", "head_repository": "", "fork": True}, True),
+    ],
+)
+def test_a_head_that_nobody_knows_counts_as_a_fork_where_strangers_can_be(values: dict[str, Any], fork: bool) -> None:
+    assert ("forks = true" in objection(a_run(**values), (RepositoryRule("acme/*"),))) is fork
+
+
+def test_the_forges_word_outranks_what_the_job_says_of_itself() -> None:
+    honest = claim(event="pull_request", head_repository="acme/train")
+    assert not may_run(honest, lease(1), RULES, a_run(event="pull_request", head_repository="eve/train", fork=True)).allowed
+    assert may_run(claim(event="pull_request_target"), lease(1), RULES, a_run()).allowed
+
+
+def test_a_job_that_owns_up_to_a_forks_code_is_refused_though_its_run_is_ours() -> None:
+    """A run that another one set going may carry on the work of a fork's."""
+    rules = (RepositoryRule("acme/*", events=frozenset({"workflow_run"})),)
+    told = claim(event="workflow_run", head_repository="eve/train")
+    assert not may_run(told, lease(1), rules, a_run(event="workflow_run")).allowed
