@@ -23,12 +23,18 @@ class Duty:
     note: str
 
 
+_TAKE = (
+    sa.update(duty)
+    .where(duty.c.name == sa.bindparam("the_name"), duty.c.due <= sa.bindparam("now", type_=duty.c.due.type))
+    .values(due=sa.bindparam("until", type_=duty.c.due.type), holder=sa.bindparam("taker"))
+)
+
+
 def take(db: Database, name: str, holder: str, now: datetime, period: timedelta) -> bool:
     """True for exactly one caller in each period. Whoever took it and died costs one period, no more."""
     row = {"name": name, "due": now + period, "holder": clean(holder, 60)}
     with db.write() as conn:
-        mine = sa.update(duty).where(duty.c.name == name, duty.c.due <= now)
-        if conn.execute(mine.values(due=row["due"], holder=row["holder"])).rowcount == 1:
+        if conn.execute(_TAKE, {"the_name": name, "now": now, "until": row["due"], "taker": row["holder"]}).rowcount == 1:
             return True
         first = db.insert(duty).values(**row).on_conflict_do_nothing().returning(duty.c.name)
         return conn.execute(first).first() is not None  # an INSERT's count of rows is not told by every driver

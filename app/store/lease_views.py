@@ -57,15 +57,19 @@ def listing(db: Database, *, which: Which = "live", limit: int = 100, before: da
         return _all(conn, query)
 
 
+_COVERING = sa.select(*SLIM_COLUMNS).where(COVERING).order_by(lease.c.created_at)
+_ALIVE = sa.select(lease.c.pool, sa.func.count()).where(LIVE).group_by(lease.c.pool)
+_UNBOOKED = sa.select(*SLIM_COLUMNS).where(UNBOOKED).order_by(lease.c.entered_at).limit(sa.bindparam("most", type_=sa.Integer))
+
+
 def covering(conn: sa.Connection) -> list[Lease]:
     """Live leases that may still serve a job that waits: not on their way down, and with no job that has a name."""
-    return _all(conn, sa.select(*SLIM_COLUMNS).where(COVERING).order_by(lease.c.created_at))
+    return _all(conn, _COVERING)
 
 
 def alive(conn: sa.Connection) -> dict[str, int]:
     """How many live leases each pool has, from its index alone."""
-    counted = conn.execute(sa.select(lease.c.pool, sa.func.count()).where(LIVE).group_by(lease.c.pool))
-    return {str(pool): int(count) for pool, count in counted}
+    return {str(pool): int(count) for pool, count in conn.execute(_ALIVE)}
 
 
 def ended(conn: sa.Connection, since: datetime) -> list[Lease]:
@@ -138,9 +142,8 @@ def next_due(db: Database) -> datetime | None:
 
 def unbooked(db: Database, limit: int = 100) -> list[Lease]:
     """Released leases that money may be owed for and whose books are open, the oldest end first."""
-    query = sa.select(*SLIM_COLUMNS).where(UNBOOKED).order_by(lease.c.entered_at).limit(limit)
     with db.read() as conn:
-        return _all(conn, query)
+        return [lease_of(row) for row in conn.execute(_UNBOOKED, {"most": limit})]
 
 
 def join_sealed(db: Database, lease_id: str) -> bytes:

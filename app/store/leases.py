@@ -117,27 +117,30 @@ def _planned(one: Lease, now: datetime) -> audit.Entry:
 # --- claim, keep, rest, move
 
 
+_DUE = sa.bindparam("now", type_=lease.c.due.type)
+_PICKED = (
+    sa.select(lease.c.id)
+    .where(LIVE, lease.c.due <= _DUE, sa.or_(lease.c.claim == "", lease.c.claimed_until <= _DUE))
+    .order_by(lease.c.due)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+    .with_for_update(skip_locked=True)
+    .cte("picked")
+)
+_CLAIM = (
+    sa.update(lease)
+    .where(lease.c.id.in_(sa.select(_PICKED.c.id)))
+    .values(claim=sa.bindparam("token"), claimed_until=sa.bindparam("until", type_=lease.c.due.type))
+    .returning(*LEASE_COLUMNS)
+)
+
+
 def claim(db: Database, worker: str, now: datetime, limit: int, hold: timedelta) -> list[Lease]:
     """Up to `limit` live leases that are due and that nobody else holds, the longest due first, held for `hold`.
 
     Several workers on several machines never get the same one."""
-    picked = (
-        sa.select(lease.c.id)
-        .where(LIVE, lease.c.due <= now, sa.or_(lease.c.claim == "", lease.c.claimed_until <= now))
-        .order_by(lease.c.due)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("picked")
-    )
-    token = f"{worker[:40]}:{secrets.token_hex(8)}"
-    statement = (
-        sa.update(lease)
-        .where(lease.c.id.in_(sa.select(picked.c.id)))
-        .values(claim=token, claimed_until=now + hold)
-        .returning(*LEASE_COLUMNS)
-    )
+    values = {"now": now, "most": limit, "token": f"{worker[:40]}:{secrets.token_hex(8)}", "until": now + hold}
     with db.write() as conn:
-        return sorted((lease_of(row) for row in conn.execute(statement)), key=lambda one: (one.due, one.id))
+        return sorted((lease_of(row) for row in conn.execute(_CLAIM, values)), key=lambda one: (one.due, one.id))
 
 
 def free_claims(db: Database, worker: str | None = None) -> int:

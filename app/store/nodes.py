@@ -19,9 +19,9 @@ from app.core.model import Lease, Reason
 from app.core.states import ORDER, State
 from app.store import audit
 from app.store.db import Database
-from app.store.lease_views import one
 from app.store.leases import mark_asked
-from app.store.rows import clean, facts_of, plain, whole
+from app.store.rows import LEASE_COLUMNS, clean, facts_of, plain, whole
+from app.store.rows import lease_of as lease_row
 from app.store.tables import audit as audit_table
 from app.store.tables import lease, node_log, node_session
 
@@ -112,14 +112,21 @@ def _reused(conn: sa.Connection, lease_id: str, now: datetime) -> None:
     mark_asked(conn, lease_id, "destroy", Reason.JOIN_REUSED, "The join token was used a second time.", "node", now)
 
 
+_SPOKEN_FOR = (
+    sa.select(*LEASE_COLUMNS)
+    .join(node_session, node_session.c.lease_id == lease.c.id)
+    .where(node_session.c.hash == sa.bindparam("session"), lease.c.state != State.RELEASED)
+    .where(node_session.c.expires_at > sa.bindparam("now", type_=node_session.c.expires_at.type))
+)
+
+
 def lease_of(db: Database, session_hash: str, now: datetime) -> Lease | None:
     """The lease that this session speaks for; None once the session has run out or the lease is released."""
     if not session_hash:
         return None
-    mine = sa.select(node_session.c.lease_id).where(node_session.c.hash == session_hash, node_session.c.expires_at > now)
     with db.read() as conn:
-        lease_id = conn.scalar(mine)
-        return None if lease_id is None else one(conn, sa.and_(lease.c.id == lease_id, lease.c.state != State.RELEASED))
+        row = conn.execute(_SPOKEN_FOR, {"session": session_hash, "now": now}).first()
+    return None if row is None else lease_row(row)
 
 
 def had_session(db: Database, session_hash: str) -> bool:

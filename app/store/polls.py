@@ -34,12 +34,22 @@ class Round:
 # --- whose turn it is
 
 
+_NOT_YET = sa.select(duty.c.name).where(
+    duty.c.name == sa.bindparam("name"),
+    duty.c.due > sa.bindparam("now", type_=duty.c.due.type),
+    duty.c.done_at >= sa.bindparam("started", type_=duty.c.due.type),
+)
+
+
 def take(db: Database, name: str, now: datetime, period: timedelta, started: datetime) -> Round | None:
     """The last round, for exactly one caller in each period, and once for a process after its start; else None.
 
     What came while a process started may have been lost, so its first round does not wait."""
     row = {"name": name, "due": now + period, "done_at": now}
     here = duty.c.name == name
+    with db.read() as conn:  # mostly it is nobody's turn
+        if conn.execute(_NOT_YET, {"name": name, "now": now, "started": started}).first() is not None:
+            return None
     with db.write() as conn:
         known = conn.execute(sa.select(duty.c.due, duty.c.done_at, duty.c.note).where(here)).first()
         free = sa.or_(duty.c.due <= now, duty.c.done_at.is_(None), duty.c.done_at < started)
