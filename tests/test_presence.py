@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from app import doorstep, main
 from app.kit.bell import Bell
@@ -126,6 +128,34 @@ def test_sqlite_is_served_by_one_process_that_does_everything(
     assert main.main(["--role", role, "--demo"]) == 2
     assert "the demo is one process" in capsys.readouterr().err
     assert not (tmp_path / "sublet-data").exists()
+
+
+def test_a_database_that_is_away_at_the_start_is_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("T", "a-token-of-the-tests")
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    settings = tmp_path / "sublet.toml"
+    settings.write_text(
+        f'[gitlab]\ntoken = "env:T"\nwebhook_token = "env:T"\n[database]\nurl = "postgresql://127.0.0.1:{port}/none"\n'
+    )
+    assert main.main(["--config", str(settings), "--data", str(tmp_path), "--port", "0"]) == 1
+    assert "Cannot start: the database does not answer" in capsys.readouterr().err
+
+
+async def test_a_database_that_goes_just_after_the_start_ends_nobody(tmp_path: Path) -> None:
+    answers = [OperationalError("SELECT 1", {}, Exception("gone")), OperationalError("SELECT 1", {}, Exception("gone"))]
+
+    async def announce() -> Path:
+        if answers:
+            raise answers.pop()
+        return tmp_path
+
+    assert await main.insist(announce, asyncio.Event(), pause=0.0) == tmp_path
+    stopping = asyncio.Event()
+    stopping.set()
+    assert await main.insist(announce, stopping) is None, "who is told to stop does not wait for it"
 
 
 def test_webs_that_share_a_folder_share_the_token_of_the_command_line(database: Database, tmp_path: Path) -> None:
