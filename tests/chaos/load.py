@@ -46,7 +46,7 @@ class Load:
         if now < self._next:
             return
         self._next = now + self.chance.uniform(0.3, 2 * EVERY - 0.3)
-        deeds: list[Callable[[], None]] = [self._push] * 12 + [self._matrix] * 3 + [self._cancel] * 2 + [self._again] * 3
+        deeds: list[Callable[[], None]] = [self._push] * 12 + [self._matrix] * 3 + [self._cancel] + [self._again] * 3
         if self.look():
             with contextlib.suppress(launch.DemoError, OSError):
                 self.chance.choice(deeds)()
