@@ -30,9 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _replay(given.replay)
     first, _, last = given.seeds.partition(":")
     seeds = range(int(first), int(last or int(first) + 1))
-    began, faults, hours, jobs, broken, done = time.monotonic(), Counter[str](), 0.0, 0, 0, 0
-    for result in _results(seeds, given.jobs):
-        done += 1
+    began, faults, hours, jobs, broken = time.monotonic(), Counter[str](), 0.0, 0, 0
+    for done, result in enumerate(_results(seeds, given.jobs), 1):
         hours += result.hours
         jobs += result.jobs
         faults += result.faults

@@ -20,6 +20,7 @@ RATES: Mapping[str, tuple[float, float]] = {
     "stuck": (0.05, 0.5),
     "ignored_destroy": (0.02, 0.3),
     "blind_get": (0.05, 0.5),
+    "list_hole": (0.02, 0.3),
     # machines, share of them
     "preempted": (0.05, 0.4),
     "stopped": (0.02, 0.2),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import random
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, cast
@@ -29,6 +28,8 @@ from tests.forge_sides import GitHubProgram, GitLabProgram, RunnerProgram
 from tests.simulation.wire import Asked, Told, over_asgi, query_of
 
 LABELS = ("gpu", "rubin")
+REPOSITORIES = ("acme/train", "acme/infer")
+HOOK_URL = "http://127.0.0.1/hooks/github"
 HOOK_TOKEN = "hook-token-of-the-simulation"
 
 
@@ -66,8 +67,7 @@ class Hall:
         clean = Book(origin="http://127.0.0.1")
         for field in dataclasses.fields(Book):
             setattr(self.state.book, field.name, getattr(clean, field.name))
-        chance = cast(random.Random, self.state._chance)  # pyright: ignore[reportPrivateUsage]  its only source of chance
-        chance.seed(seed)
+        self.state._chance.seed(seed)  # pyright: ignore[reportPrivateUsage]  its only source of chance
         self.office.door._spent.clear()  # pyright: ignore[reportPrivateUsage]  every world has its own hour
 
 
@@ -104,21 +104,28 @@ class Hub:
         self._hall = hall()
         self._hall.empty(clock, seed)
         self.state, self.keys = self._hall.state, self._hall.keys
-        self.state.book.limits.requests_per_hour = quota
+        limits = self.state.book.limits
+        limits.requests_per_hour = quota
+        limits.jit_unused, limits.jit_idle = timedelta(days=1), timedelta(minutes=30)  # what stays longer is ours to take off
         self.state.changed = self._pump
         self._hall.office.changed = self._pump  # type: ignore[method-assign]  no doorbell: nobody waits at it
         self._busy = False
-        self.state.hook("http://127.0.0.1/hooks/github", clock.now())
+        for repository in REPOSITORIES:
+            self.state.repository(repository, clock.now())
+        self.state.hook(HOOK_URL, clock.now())
 
     def adapter(self, app: bool) -> Forge:
         """A fresh adapter, as a service makes one at its start."""
         keys = self.keys
-        by_app: dict[str, Any] = {"app_id": str(self.state.book.app_id), "private_key": Secret(keys.app_pem)}
+        credentials: dict[str, Any] = {"token": Secret(keys.token)}
+        if app:
+            credentials = {"app_id": str(self.state.book.app_id), "private_key": Secret(keys.app_pem)}
         return GitHubForge(
             webhook_secret=Secret(keys.webhook_secret),
             now=self._clock.now,
             api_url="http://127.0.0.1/api/v3",
-            **(by_app if app else {"token": Secret(keys.token)}),
+            hook_url=HOOK_URL,
+            **credentials,
         )
 
     def answer(self, asked: Asked) -> Told:
@@ -242,7 +249,7 @@ class Lab(FakeGitLab):
     def __init__(self, clock: Clock, send: Callable[[Parcel], None]) -> None:
         super().__init__(clock.now, webhook_token=HOOK_TOKEN)
         self._clock, self._send = clock, send
-        self._paths: dict[str, int] = {}
+        self._paths: dict[str, int] = {repository: self.add_project(repository) for repository in REPOSITORIES}
         self.lab = self  # as tests.forge_sides knows it
 
     @property

@@ -8,7 +8,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -172,10 +172,8 @@ class Loop(asyncio.AbstractEventLoop):
                     task.exception()
                 continue
             task._log_destroy_pending = False  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]  asyncio's own switch
-            coro = task.get_coro()
-            if coro is not None:
-                with contextlib.suppress(BaseException):
-                    coro.close()  # type: ignore[union-attr]  a coroutine has it
+            with contextlib.suppress(BaseException):
+                cast("Coroutine[Any, Any, Any]", task.get_coro()).close()
         self._ready.clear()
         self._timers.clear()
         self._tasks.clear()

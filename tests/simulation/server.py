@@ -102,14 +102,18 @@ class Patient(Bell):
         return await super().wait(max(seconds, self.nap))
 
 
+def _no_lock(_: int) -> None:
+    """What PostgreSQL locks for a transaction, nobody else can want here meanwhile."""
+
+
 class Several(Database):
-    """An SQLite file that several services share, as they may share a PostgreSQL: here one statement is never beside another."""
+    """An SQLite file that several services share as they may share a PostgreSQL; here no statement ever runs beside another."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
 
         def connected(connection: Any, _record: object) -> None:
-            connection.create_function("pg_advisory_xact_lock", 1, lambda _: None)
+            connection.create_function("pg_advisory_xact_lock", 1, _no_lock)
 
         event.listen(self._engine, "connect", connected)
 

@@ -216,7 +216,7 @@ class Tenant:
         if goes_on and self.here and self.work is not None and program is not None:
             program.finish(self.work, True, world.clock.now())
         self.working = False
-        while self.machine.phase(world.clock.now()) is not None:
+        while self.machine.phase(world.clock.now()) is not None:  # noqa: ASYNC110  time alone ends it
             await asyncio.sleep(120)
 
     async def _tell(self, word: Any) -> bool:

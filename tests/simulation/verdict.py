@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
+from collections import Counter, defaultdict
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -59,6 +59,7 @@ def judge(world: World, quiet: bool) -> None:
     if not quiet:
         world.broken("not settled", "; ".join(unserved(world)) or "leases, machines or runners are left")
     ownerless(world)
+    doubles(world)
     books(world)
     endings(world)
     history(world)
@@ -79,6 +80,15 @@ def ownerless(world: World) -> None:
     for side in world.sides.values():
         for name in side.registered():
             world.broken("a runner is left", f"{side.name} {name}")
+
+
+def doubles(world: World) -> None:
+    """One lease has one instance: a second only where the vendor made two of one request, or a request came very late."""
+    tags = Counter(machine.tag for cloud in world.clouds.values() for machine in cloud.machines.values())
+    second = sum(number - 1 for number in tags.values())
+    told = world.counts["doubled_create"] + world.counts["engine_paused"] + world.counts["list_hole"]
+    if second > told:
+        world.broken("more instances than one of a lease", f"{second} for {told}: {[tag for tag in tags if tags[tag] > 1]}")
 
 
 def books(world: World) -> None:
@@ -180,6 +190,7 @@ def calls(world: World) -> None:
     """No more questions than the work needs: one credential a runner, one look a run; what faults made necessary is extra."""
     count = world.calls
     faults = sum(number for kind, number in count.items() if kind.startswith("spoiled "))
+    faults += sum(world.counts[kind] for kind in ("webhook_lost", "webhook_refused", "webhook_late"))
     disturbed = world.counts["crash"] + world.counts["engine_paused"] + world.counts["service_away"]
     minted = world.watch.one("SELECT coalesce(sum(mint_try), 0), count(*) FROM lease WHERE runner_name <> ''")
     asked = count["POST generate-jitconfig"]

@@ -28,17 +28,24 @@ BEGIN INSERT INTO sim_broken VALUES ('a job went back: ' || NEW.id || ' ' || OLD
 CREATE TRIGGER sim_ceiling AFTER INSERT ON lease WHEN (SELECT count(*) FROM lease WHERE pool = NEW.pool AND state <> 'released')
   > coalesce((SELECT ceiling FROM sim_pool WHERE name = NEW.pool), 0)
 BEGIN INSERT INTO sim_broken VALUES ('a ceiling was exceeded: ' || NEW.pool); END;
+CREATE TRIGGER sim_coming AFTER INSERT ON lease WHEN (SELECT count(*) FROM lease WHERE pool = NEW.pool AND forge = NEW.forge
+  AND scope = NEW.scope AND state IN ('planned', 'launching', 'booting', 'proving', 'registering', 'idle') AND job_id = ''
+  AND drain_asked_at IS NULL AND destroy_asked_at IS NULL AND runner_exited_at IS NULL)
+  > (SELECT count(*) FROM job WHERE pool = NEW.pool AND forge = NEW.forge AND scope = NEW.scope AND state = 'queued')
+BEGIN INSERT INTO sim_broken VALUES ('more leases are coming than jobs wait: ' || NEW.name); END;
 CREATE TRIGGER sim_two_jobs AFTER UPDATE OF job_id ON lease WHEN OLD.job_id <> '' AND NEW.job_id <> OLD.job_id
 BEGIN INSERT INTO sim_broken VALUES ('a lease changed its job: ' || NEW.name); END;
 CREATE TRIGGER sim_job_twice AFTER UPDATE OF job_id ON lease WHEN NEW.job_id <> '' AND NEW.job_id <> OLD.job_id
   AND EXISTS (SELECT 1 FROM lease WHERE job_id = NEW.job_id AND id <> NEW.id)
 BEGIN INSERT INTO sim_broken VALUES ('a job has two leases: ' || NEW.job_id); END;
-CREATE TRIGGER sim_other_instance AFTER UPDATE OF instance_id ON lease WHEN OLD.instance_id <> '' AND NEW.instance_id <> OLD.instance_id
+CREATE TRIGGER sim_other_instance AFTER UPDATE OF instance_id ON lease WHEN OLD.instance_id <> ''
+  AND NEW.instance_id <> OLD.instance_id
 BEGIN INSERT INTO sim_broken VALUES ('a lease changed its instance: ' || NEW.name); END;
 CREATE TRIGGER sim_after_end AFTER UPDATE ON lease WHEN OLD.state = 'released' AND (NEW.gone_at IS NOT OLD.gone_at
   OR NEW.instance_id <> OLD.instance_id OR NEW.asked_at IS NOT OLD.asked_at)
 BEGIN INSERT INTO sim_broken VALUES ('a released lease changed: ' || NEW.name); END;
-CREATE TRIGGER sim_book_twice AFTER UPDATE OF booked_at ON lease WHEN OLD.booked_at IS NOT NULL AND NEW.booked_at IS NOT OLD.booked_at
+CREATE TRIGGER sim_book_twice AFTER UPDATE OF booked_at ON lease WHEN OLD.booked_at IS NOT NULL
+  AND NEW.booked_at IS NOT OLD.booked_at
 BEGIN INSERT INTO sim_broken VALUES ('books were closed twice: ' || NEW.name); END;
 """
 
@@ -62,6 +69,7 @@ class Watch:
         self.rows.close()
 
     def one(self, query: str, *values: Any) -> Any:
+        """The first row, or None."""
         return self.rows.execute(query, values).fetchone()
 
     def all(self, query: str, *values: Any) -> list[Any]:
@@ -82,20 +90,18 @@ class Watch:
         self.destroys.add(instance_id)
         tenant = world.tenants.get(instance_id)
         world.trace(f"{server.name} destroy {provider} {instance_id}")
-        if tenant is None or not tenant.working or not tenant.here or tenant.work is None:
+        if tenant is None or not tenant.here:
             return
-        found = self.one("SELECT reason, hard_end, runner_exited_at, tag FROM lease WHERE instance_id = ?", instance_id)
-        reason = "" if found is None else found[0] or ""
-        if tenant.side.busy_on(tenant.runner_name) is None:
+        asked = "SELECT reason, hard_end, runner_exited_at FROM lease WHERE instance_id = ?"
+        reason, hard_end, exited_at = self.one(asked, instance_id) or ("", None, None)
+        if reason == "instance_lost" and not self.proofs.get(instance_id):
+            world.broken("an instance was given up that was there", tenant.machine.tag)
+        if not tenant.working or tenant.work is None or tenant.side.busy_on(tenant.runner_name) is None:
             return
-        late = found is not None and found[1] is not None and _time(found[1]) <= world.clock.now()
-        if late or (reason in JUSTIFIED and (reason != "job_done" or found[2] is not None)):
-            return
-        if found is None and self.one("SELECT 1 FROM lease WHERE tag = ?", tenant.machine.tag) is None:
-            return
-        world.broken(
-            "a busy machine was destroyed", f"{tenant.machine.tag} {reason or 'without a reason'}, job {tenant.work.key}"
-        )
+        late = hard_end is not None and _time(hard_end) <= world.clock.now()
+        if not late and (reason not in JUSTIFIED or (reason == "job_done" and exited_at is None)):
+            told = f"{tenant.machine.tag} {reason or 'without a reason'}, job {tenant.work.key}"
+            world.broken("a busy machine was destroyed", told)
 
     def started(self, tenant: Tenant, job: str) -> None:
         """A job begins on one of our machines."""
@@ -120,11 +126,11 @@ class Watch:
             machine = cloud.machines.get(instance_id)
             if machine is not None and machine.phase(now) is not None:
                 self.world.broken("released before its instance was gone", tag)
-            elif not instance_id:
-                for other in cloud.machines.values():
-                    if other.tag == tag and other.phase(now) not in (None, Phase.DESTROYING):
-                        if now - other.created_at > timedelta(seconds=1):
-                            self.world.broken("released while an instance of its tag was there", tag)
+            there = [
+                one for one in cloud.machines.values() if one.tag == tag and one.phase(now) not in (None, Phase.DESTROYING)
+            ]
+            if not instance_id and any(now - one.created_at > timedelta(seconds=1) for one in there):
+                self.world.broken("released while an instance of its tag was there", tag)
 
     def sweep(self) -> None:
         """What the database's own triggers found."""

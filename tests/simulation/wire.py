@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import github.Auth
 import jwt.algorithms
 import requests
+from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 
 from tests.fakes.loopback import fields_of
@@ -60,7 +61,7 @@ class Switchboard:
             str(request.method),
             url.path,
             url.query,
-            {name.lower(): value if isinstance(value, str) else value.decode() for name, value in request.headers.items()},
+            {name.lower(): value for name, value in request.headers.items()},
             raw.encode() if isinstance(raw, str) else bytes(raw),
         )
         told = self.router(asked)
@@ -78,13 +79,16 @@ BOARD = Switchboard()
 @contextlib.contextmanager
 def wired() -> Generator[Switchboard]:
     """While it lasts, no request leaves this process, and PyGithub signs by the world's clock."""
-    adapter: Any = requests.adapters.HTTPAdapter
+    adapter: Any = HTTPAdapter
     algorithm: Any = jwt.algorithms.RSAAlgorithm
     auth: Any = github.Auth
-    kept = (adapter.send, algorithm.prepare_key, auth.time)
+    kept: tuple[Any, Any, Any] = (adapter.send, algorithm.prepare_key, auth.time)
     prepare: Callable[[Any, Any], Any] = kept[1]
-    parsed: Callable[[Any], Any] = lru_cache(8)(lambda key: prepare(SHARED, key))
-    SHARED = algorithm(algorithm.SHA256)  # noqa: N806  made once: parsing an RSA key takes a tenth of a second
+    shared: Any = algorithm(algorithm.SHA256)
+
+    @lru_cache(8)
+    def parsed(key: str | bytes) -> Any:
+        return prepare(shared, key)  # parsing an RSA key takes a tenth of a second
 
     def send(self: object, request: requests.PreparedRequest, *_: object, **__: object) -> requests.Response:
         return BOARD.send(request)

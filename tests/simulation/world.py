@@ -25,7 +25,7 @@ from app.wiring import telemetry_of
 from providers.contract import Need, Provider
 from tests.simulation import verdict
 from tests.simulation.conditions import Conditions, Window
-from tests.simulation.hub import LABELS, Hub, Lab, Parcel
+from tests.simulation.hub import LABELS, REPOSITORIES, Hub, Lab, Parcel
 from tests.simulation.loop import Loop
 from tests.simulation.server import Door, Server, Several
 from tests.simulation.sky import Bridge, make_cloud
@@ -35,7 +35,6 @@ from tests.simulation.watch import Watch
 from tests.simulation.wire import BOARD, Asked, Told
 
 START = datetime.fromisoformat("2026-11-21T12:00:00+00:00")
-REPOSITORIES = ("acme/train", "acme/infer")
 SETTLED_WITHIN = 3.0 * 3600
 """Virtual seconds of quiet after which everything must have come to its end."""
 KEPT = 400
@@ -374,7 +373,8 @@ def timing_of(known: Conditions) -> Timing:
         "forge_sweep": known.forge_sweep,
     }
     fields: Any = Timing.__dataclass_fields__
-    return Timing(**{name: timedelta(seconds=value) for name, value in given.items() if name in fields})
+    lengths: Any = {name: timedelta(seconds=value) for name, value in given.items() if name in fields}
+    return Timing(**lengths)
 
 
 def kind_of(asked: Asked) -> str:

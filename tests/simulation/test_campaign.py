@@ -1,0 +1,35 @@
+"""Two hundred seeds with every test run, in pieces that the workers share; ten thousand by `make simulate`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.simulation import campaign
+
+SEEDS = 200
+PIECE = 10
+TREE = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, PIECE))
+def test_no_seed_breaks_an_invariant(first: int) -> None:
+    for result in campaign.play(range(first, first + PIECE)):
+        again = f"python -m tests.simulation --replay {result.seed}"
+        assert not result.violations, "\n".join([*result.violations, result.picture, *result.trace[-30:], again])
+
+
+def test_a_seed_is_the_same_story_every_time() -> None:
+    """In this process, in another one, and under another hash seed: to the last line of its trace."""
+    seeds = range(3, 6)
+    here = {str(result.seed): result.digest for result in campaign.play(seeds)}
+    told = "import json, sys; from tests.simulation import campaign; seeds = range(3, 6)"
+    told += "; print(json.dumps({one.seed: one.digest for one in campaign.play(seeds)}))"
+    environment = {**os.environ, "PYTHONHASHSEED": "4711"}
+    there = subprocess.run([sys.executable, "-c", told], cwd=TREE, env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(there.stdout) == here
