@@ -73,9 +73,7 @@ def restore(output: Output, file: Path, keys: Path | None, replace: bool, config
     if told["replaced"]:
         hint(f"What was there is now {clean(told['replaced'])}.")
     if told["missing_keys"]:
-        hint(
-            "It was sealed with other keys than vault.keys holds: put its own back. Without them, `sublet up --new-keys` goes on."
-        )
+        hint("It is sealed with keys that vault.keys lacks: put its own back. Without them, `sublet up --new-keys` goes on.")
     hint("Start the service, then look at `sublet sweep` and `sublet doctor`.")
 
 

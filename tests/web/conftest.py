@@ -246,15 +246,19 @@ class Shown:
         return [{"name": name, "value": value, "url": self.url} for name, value in values.items()]
 
 
-@pytest.fixture(scope="module")
-def shown(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
-    """One afternoon, served for all tests of a module; they must not change it."""
-    folder = tmp_path_factory.mktemp("shown")
-    shutil.copyfile(sqlite_template, folder / "sublet.db")
+def serve(template: Path, folder: Path, story: Callable[[Database], object]) -> Iterator[Shown]:
+    """A story, served over real HTTP until whoever asked has seen enough."""
+    shutil.copyfile(template, folder / "sublet.db")
     opened, threads = Database(f"sqlite:///{folder / 'sublet.db'}"), ThreadLane("store", 8)
     service = build_service(opened, folder, threads)
-    afternoon(opened)
+    story(opened)
     with served(service.app) as url:
         yield Shown(service, url)
     threads.close()
     opened.close()
+
+
+@pytest.fixture(scope="module")
+def shown(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
+    """One afternoon, served for all tests of a module; they must not change it."""
+    yield from serve(sqlite_template, tmp_path_factory.mktemp("shown"), afternoon)

@@ -12,7 +12,7 @@ from app.core.billing import close
 from app.core.model import DemandKey, Job, JobState, Lease, Reason, Run, Scope, ScopeKind
 from app.core.policy import Plan
 from app.core.states import State
-from app.store import jobs, lease_views, leases, ledger, nodes, runs
+from app.store import jobs, lease_views, leases, ledger, nodes, runs, strays, surveys
 from app.store.db import Database
 from providers.contract import Need
 
@@ -220,3 +220,30 @@ def afternoon(db: Database) -> dict[str, Lease]:
     record(db, a_job(30_025, name="lint", labels=("self-hosted", "windows")), NOW - 9 * minute, pool=None,
            not_ours="No pool serves the label windows.")  # fmt: skip
     return told
+
+
+def stuck(db: Database, since: timedelta = timedelta(minutes=20)) -> Lease:
+    """grim-boar-13 costs 2.19 an hour and does not go."""
+    at = NOW - since - timedelta(minutes=1)
+    lease = plan(db, 77, "grim-boar-13", at)
+    move(db, lease.id, State.LAUNCHING, at, **STEPS[0][2], asked_at=at)
+    move(db, lease.id, State.BOOTING, at, instance_id="i-0ld")
+    return move(db, lease.id, State.DESTROYING, NOW - since, Reason.BOOT_TIMEOUT, "Overdue.", note="cloud-a still shows it.")
+
+
+def strangers(db: Database, count: int, *, listed: int = 20) -> list[str]:
+    """So many strays at cloud-a, the first of them under the tag of grim-boar-13."""
+    names = [f"i-{number}" for number in range(count)]
+    made = NOW - timedelta(minutes=30)
+    tags = {name: ("sublet-grim-boar-13" if name == "i-0" else f"sublet-nobody-{name}", made) for name in names}
+    strays.find(db, "cloud-a", tags, NOW - timedelta(minutes=2))
+    held = count if count > 3 else 0
+    surveys.note(db, "cloud-a", listed=listed, owned=listed - count, held=held, now=NOW - timedelta(seconds=20))
+    return names
+
+
+def bad_day(db: Database) -> None:
+    """The afternoon, a destroy that is stuck, and a sweep that waits for a person."""
+    afternoon(db)
+    stuck(db)
+    strangers(db, 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from axe_playwright_python.base import AXE_SCRIPT
 from playwright.async_api import Page
 
 from tests.parts.browser import Chromium, Theme
-from tests.web.conftest import Shown
+from tests.web.conftest import Shown, serve
+from tests.web.story import bad_day
 
 PAGES = {
     "overview": "/",
@@ -67,6 +69,32 @@ def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = Path(os.environ["SUBLET_SHOTS"]) if "SUBLET_SHOTS" in os.environ else tmp_path_factory.mktemp("shots")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="module")
+def leaking(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
+    """A bad day: a destroy that is stuck, and a sweep that waits for a person."""
+    yield from serve(sqlite_template, tmp_path_factory.mktemp("leaking"), bad_day)
+
+
+@pytest.mark.parametrize("size", ["wide-light", "narrow-dark"])
+def test_a_bad_day_can_be_read_and_answered(browser: Chromium, leaking: Shown, shots: Path, size: str) -> None:
+    width, theme = SIZES[size]
+    found: list[str] = []
+
+    async def story(page: Page) -> None:
+        for name, path in (("leaks-overview", "/"), ("leaks-health", "/health-page")):
+            await page.goto(leaking.url + path, wait_until="load")
+            if name == "leaks-health":
+                await page.get_by_text("Let these 5 go").click()
+            await page.screenshot(path=shots / f"{name}-{size}.png", full_page=True)
+            over = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            if over > 0:
+                found.append(f"{name}: {over} px too wide")
+            found.extend(f"{name}: {finding}" for finding in await violations(page))
+
+    browser.play(story, width=width, theme=theme, cookies=leaking.cookies())
+    assert found == []
 
 
 @pytest.mark.parametrize("size", SIZES)

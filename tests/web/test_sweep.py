@@ -6,36 +6,14 @@ from datetime import timedelta
 
 import pytest
 
-from app.core.model import Reason
-from app.core.states import State
 from app.store import audit, leaks, strays, surveys
 from app.store.db import Database
 from app.store.people import Role
 from tests.web.conftest import Service
-from tests.web.story import NOW, STEPS, move, plan
+from tests.web.story import NOW, strangers, stuck
 
 PAGE = {"accept": "text/html"}
 MINUTE = timedelta(minutes=1)
-
-
-def stuck(db: Database, since: timedelta = 20 * MINUTE) -> None:
-    """grim-boar-13 costs 2.19 an hour and does not go."""
-    at = NOW - since - MINUTE
-    lease = plan(db, 77, "grim-boar-13", at)
-    move(db, lease.id, State.LAUNCHING, at, **STEPS[0][2], asked_at=at)
-    move(db, lease.id, State.BOOTING, at, instance_id="i-0ld")
-    move(
-        db, lease.id, State.DESTROYING, NOW - since, Reason.BOOT_TIMEOUT, "Overdue.", note="cloud-a still shows it as running."
-    )
-
-
-def seen(db: Database, count: int, *, listed: int = 20) -> list[str]:
-    """So many strays at cloud-a, one of them under the tag of a lease."""
-    names = [f"i-{number}" for number in range(count)]
-    tags = {name: ("sublet-grim-boar-13" if name == "i-0" else f"sublet-nobody-{name}", NOW - 30 * MINUTE) for name in names}
-    strays.find(db, "cloud-a", tags, NOW - 2 * MINUTE)
-    surveys.note(db, "cloud-a", listed=listed, owned=listed - count, held=count if count > 3 else 0, now=NOW - MINUTE / 3)
-    return names
 
 
 async def test_a_stuck_destroy_is_a_red_line_with_its_money_and_what_to_run(service: Service) -> None:
@@ -64,7 +42,7 @@ def test_a_stuck_destroy_is_told_of_once_and_not_before_its_time(db: Database) -
 
 async def test_a_stray_is_shown_with_its_cost_where_a_lease_had_its_tag(service: Service) -> None:
     stuck(service.db, since=MINUTE)
-    seen(service.db, 2)
+    strangers(service.db, 2)
     async with service.client(Role.VIEWER, **PAGE) as client:
         items = (await client.get("/overview.json")).json()["attention"]
         checks = {one["name"]: one for one in (await client.get("/api/v1/doctor")).json()["checks"]}
@@ -73,7 +51,7 @@ async def test_a_stray_is_shown_with_its_cost_where_a_lease_had_its_tag(service:
 
 
 async def test_a_sweep_that_stopped_goes_on_by_a_persons_word_on_exactly_what_was_shown(service: Service) -> None:
-    names = seen(service.db, 6)
+    names = strangers(service.db, 6)
     async with service.client(Role.OPERATOR) as client:
         checks = {one["name"]: one for one in (await client.get("/api/v1/doctor")).json()["checks"]}
         assert checks["sweep cloud-a"]["status"] == "fail" and "sublet sweep confirm cloud-a" in checks["sweep cloud-a"]["fix"]
@@ -98,7 +76,7 @@ async def test_a_word_names_what_it_is_about(service: Service, body: dict[str, o
 
 
 async def test_the_health_page_shows_what_waits_and_takes_the_word(service: Service) -> None:
-    seen(service.db, 5)
+    strangers(service.db, 5)
     cookie, csrf = service.session(Role.OPERATOR)
     async with service.client(**PAGE) as client:
         client.cookies.set("sublet", cookie)
@@ -111,7 +89,7 @@ async def test_the_health_page_shows_what_waits_and_takes_the_word(service: Serv
 
 
 async def test_a_viewer_sees_what_waits_and_whom_it_waits_for(service: Service) -> None:
-    seen(service.db, 5)
+    strangers(service.db, 5)
     async with service.client(Role.VIEWER, **PAGE) as client:
         page = (await client.get("/health-page")).text
         assert "Let these" not in page and "needs the role operator; you are viewer" in page
