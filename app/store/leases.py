@@ -72,9 +72,12 @@ def plan(db: Database, decide: Callable[[Snapshot], Plan], now: datetime) -> Pla
     with db.write() as conn:
         if db.postgresql:
             conn.execute(sa.select(sa.func.pg_advisory_xact_lock(PLAN_LOCK)))
+        # Leases before jobs: PostgreSQL lets a web commit between two reads, and a machine that takes a job just then must
+        # not be seen with its job beside the same job still waiting. The other way round costs nothing.
+        coming = tuple(covering(conn))
         queued = jobs.waiting(conn)
         alive, ended = (lease_views.alive(conn), lease_views.ended(conn, now - RECENT)) if queued else ({}, [])
-        wanted = decide(Snapshot(tuple(queued), tuple(covering(conn)), alive, tuple(ended), now))
+        wanted = decide(Snapshot(tuple(queued), coming, alive, tuple(ended), now))
         waits = {one.id: one.wait for one in queued}
         told = {job_id: clean(text, 1_000) for job_id, text in sorted(wanted.waits.items())}
         changed = [{"the_id": job_id, "wait": text} for job_id, text in told.items() if waits.get(job_id) not in (None, text)]

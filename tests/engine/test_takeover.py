@@ -8,16 +8,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
+from app.core.model import Job, JobState
 from app.core.states import State
 from app.engine import enlist
 from app.engine.loop import Engine
 from app.kit.clock import SteadyClock
 from app.kit.threads import InlineLane, P, R
-from app.store import leases
+from app.store import jobs, leases
 from app.store.db import Database
 from tests.parts.postgres import plain
 from tests.world import ManualClock, World
@@ -139,6 +141,33 @@ async def test_a_lease_that_somebody_s_open_transaction_holds_is_not_run_after(
                 async with asyncio.timeout(0.3):
                     await engine.run()
         assert 1 <= counted.claims <= 10
+
+
+async def test_a_delivery_that_is_committed_in_the_middle_of_planning_rents_no_second_machine(
+    postgresql: Database, postgresql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planning reads jobs and leases one after the other, and a web may write between: the job that a machine has just taken
+    must not be seen as waiting beside a machine that is seen as having its job."""
+    other = Database(postgresql_url)
+    async with World(postgresql, tmp_path) as world:
+        key = world.github.queue(["gpu", "rubin"], "acme/train")
+        await world.deliver()
+        world.intercept = lambda _: []  # the forge is slow to say that the job began; the node said so
+        await world.run_until(lambda: busy(world))
+        job, lease = world.job(key), world.lease()
+        assert job.state is JobState.QUEUED and not lease.job_id
+        begun = replace(job, state=JobState.IN_PROGRESS, runner_name=lease.runner_name, started_at=world.clock.now())
+        waiting = jobs.waiting
+
+        def interrupted(conn: Any) -> list[Job]:
+            found = waiting(conn)
+            jobs.record(other, [jobs.Record("github", "late", "workflow_job", "in_progress", begun)], world.clock.now())
+            return found
+
+        monkeypatch.setattr(leases.jobs, "waiting", interrupted)
+        await world.service.engine.sow()
+        assert len(world.leases()) == 1, world.picture()
+    other.close()
 
 
 async def test_an_engine_that_ends_in_order_leaves_nothing_held(postgresql: Database, tmp_path: Path) -> None:
