@@ -73,21 +73,24 @@ async def test_new_settings_are_asked_again_about_every_job_that_waits(database:
             assert (job.pool, told in job.not_ours) == ("new" if not told else None, True)
 
 
-async def test_a_drain_while_the_runner_registers_makes_no_runner(database: Database, tmp_path: Path) -> None:
+async def test_a_drain_while_the_runner_registers_makes_no_runner(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with World(database, tmp_path) as world:
+
+        def down(*_: object) -> None:
+            raise ForgeDown("It does not answer.")
+
+        monkeypatch.setattr(world.github.forge, "mint_runner", down)
         world.github.queue(LABELS)
-        await world.run_until(lambda: bool(world.leases()) and world.lease().state is State.PROVING, stride=0.5)
-        while world.lease().state is State.PROVING:
-            await world.live()
-            for one in leases.claim(database, "test", world.clock.now(), 10, timedelta(minutes=1)):
-                await world.service.engine.look(one)
-            world.clock.advance(timedelta(seconds=1))
+        await world.run_until(lambda: bool(world.leases()) and world.lease().state is State.REGISTERING, stride=0.5)
         first = world.lease()
-        assert first.state is State.REGISTERING
+        monkeypatch.undo()
         leases.ask(database, first.id, "drain", Reason.OPERATOR, "Enough.", "person", world.clock.now())
-        await world.step()
+        await world.service.engine.beat()
         ended = next(one for one in world.leases() if one.id == first.id)
-        assert (ended.reason, ended.mint_try) == (Reason.OPERATOR, 0)
+        assert (ended.reason, ended.mint_try) == (Reason.OPERATOR, first.mint_try)
+        assert world.github.registered() == []
 
 
 async def test_a_destroy_is_heard_while_the_forge_keeps_the_runner(
@@ -102,7 +105,7 @@ async def test_a_destroy_is_heard_while_the_forge_keeps_the_runner(
             raise RunnerBusy("It has a job.")
 
         monkeypatch.setattr(world.github.forge, "remove_runner", busy)
-        held = leases.claim(database, "test", world.clock.now() + timedelta(minutes=1), 1, timedelta(minutes=1))[0]
+        held = leases.claim(database, "test", world.clock.now() + timedelta(hours=1), 1, timedelta(minutes=1))[0]
         now = world.clock.now()
         assert leases.move(
             database,
