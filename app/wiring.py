@@ -79,7 +79,7 @@ class Outfit:
 def system_outfit(db: Database, role: str) -> Outfit:
     """Threads, and a time that no jump of this machine's clock changes: with PostgreSQL the database's, the same for all."""
     clock = SteadyClock(db.time) if db.postgresql else SteadyClock(SystemClock().now, steps=False)
-    return Outfit(clock, ThreadLane("store", 8), lambda forge: ThreadLane(forge, 4), role=role, host=socket.gethostname())
+    return Outfit(clock, ThreadLane("store", 16), lambda forge: ThreadLane(forge, 4), role=role, host=socket.gethostname())
 
 
 def assemble(

@@ -80,14 +80,16 @@ class Engine:
             group.create_task(self._lead())
 
     async def _lead(self) -> None:
-        failures, heard, sown = 0, -1, float("-inf")
+        failures, heard, sown, rested = 0, -1, float("-inf"), float("-inf")
         beat = self.deps.timing.beat.total_seconds()
         while True:
             nap = beat
             try:
-                if heard != self.deps.bell.rings or self.deps.clock.monotonic() - sown >= beat:
-                    heard, sown = self.deps.bell.rings, self.deps.clock.monotonic()
+                now = self.deps.clock.monotonic()
+                if (heard != self.deps.bell.rings and now >= rested) or now - sown >= beat:
+                    heard, sown = self.deps.bell.rings, now
                     await self.sow()
+                    rested = 2 * self.deps.clock.monotonic() - sown  # in a burst half of the time is for leases
                 room = self.deps.timing.width - len(self._looks)
                 claimed = await self._claim(room) if room > 0 else []
                 for lease in claimed:
@@ -99,6 +101,8 @@ class Engine:
                     nap = await self._until_next_due(nap)
                     if not claimed and not nap:
                         nap = 0.05  # due, but held by a transaction that stands still: nothing is won by asking on and on
+                if heard != self.deps.bell.rings:
+                    nap = min(nap, max(rested - self.deps.clock.monotonic(), 0.0))
                 failures = 0
             except Exception as error:  # noqa: BLE001  the loop outlives whatever happens in a beat
                 log.error("engine.beat_failed", error=f"{type(error).__name__}: {error}"[:500])

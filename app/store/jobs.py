@@ -179,12 +179,16 @@ def _merge(db: Database, conn: sa.Connection, changes: Mapping[str, Sequence[Job
         merged: dict[str, Job] = {}
         for job_id in pending:
             before[job_id] = JOB_ORDER[known[job_id].state] if job_id in known else -1
-            story = known[job_id] if job_id in known else replace(changes[job_id][0], seen_at=seen[job_id])
-            merged[job_id] = functools.reduce(join, changes[job_id], story)
+            told = changes[job_id]
+            if job_id in known:
+                merged[job_id] = functools.reduce(join, told, known[job_id])
+            else:
+                first = replace(told[0], seen_at=seen[job_id], heard_at=now)
+                merged[job_id] = functools.reduce(join, told[1:], first)
         bound = _bind(conn, merged.values(), now)
         merged |= {job_id: replace(merged[job_id], lease_id=row["the_id"]) for job_id, row in bound.items()}
         written = set(known)
-        new = [job_values(replace(one, heard_at=now)) for job_id, one in merged.items() if job_id not in known]
+        new = [job_values(one) for job_id, one in merged.items() if job_id not in known]
         if new:
             statement = db.insert(job).on_conflict_do_nothing().returning(job.c.id)
             written |= {str(job_id) for job_id in conn.execute(statement, new).scalars()}

@@ -141,9 +141,16 @@ def lease_values(lease: Lease) -> dict[str, Any]:
     values |= {"labels": list(lease.key.labels), "state": str(lease.state), "reason": lease.reason and str(lease.reason)}
     values["asked_reason"] = lease.asked_reason and str(lease.asked_reason)
     values |= {"granularity_s": lease.granularity.total_seconds(), "minimum_s": lease.minimum.total_seconds()}
-    for name in ("need", "ask", "facts", "offer", "decision"):
+    values |= {"need": _plain_once(lease.need), "ask": _plain_once(lease.ask)}
+    for name in ("facts", "offer", "decision"):
         values[name] = plain(values[name])
     return values
+
+
+@functools.lru_cache(maxsize=256)
+def _plain_once(value: Need | Ask) -> Any:
+    """Thousands of leases have the same few."""
+    return plain(value)
 
 
 def lease_changes(values: Mapping[str, Any]) -> dict[str, Any]:
