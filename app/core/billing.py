@@ -46,7 +46,9 @@ def stray_charge(lease: Lease, instance_id: str, created_at: datetime, gone_at: 
         created_at = max(created_at, lease.gone_at)
     used = billed(gone_at - created_at, lease.granularity, lease.minimum)
     amount = price(used, lease.price_per_hour).quantize(QUANTUM, ROUND_HALF_UP)
-    return Charge(lease.id, ChargeKind.STRAY, created_at, max(gone_at, created_at), lease.price_per_hour, amount, lease.currency)
+    return Charge(
+        lease.id, ChargeKind.STRAY, created_at, max(gone_at, created_at), lease.price_per_hour, amount, lease.currency
+    )
 
 
 def close(lease: Lease, spans: Sequence[Span]) -> tuple[Charge, ...]:
