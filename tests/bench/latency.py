@@ -25,6 +25,7 @@ def measure(folder: Path, jobs: int, alone: int) -> dict[str, Any]:
         made = Deliveries()
         steady = _starts_alone(service, made, alone)
         burst = _starts_at_once(service, made, folder, jobs)
+    start_tolls = service.tolls(jobs)
     with serving(folder / "ends", seeded=2 * jobs + 2 * alone) as service:
         made = Deliveries()
         quiet = _ends_alone(service, made, range(alone))
@@ -32,6 +33,8 @@ def measure(folder: Path, jobs: int, alone: int) -> dict[str, Any]:
         ends = _ends_at_once(service, made, folder, range(2 * alone, 2 * alone + jobs))
         exits_burst = _exits(service, folder, range(2 * alone + jobs, 2 * alone + 2 * jobs), CONNECTIONS)
     return {
+        "start_cpu_us": start_tolls,
+        "end_cpu_us": service.tolls(2 * jobs + 2 * alone),
         "queued_to_create_p50_ms": milliseconds(steady, 0.5),
         "queued_to_create_p99_ms": milliseconds(burst, 0.99),
         "queued_to_create_alone_p99_ms": milliseconds(steady, 0.99),
