@@ -129,7 +129,7 @@ class Conditions:
 def conditions(seed: int) -> Conditions:
     """The seed's world."""
     dice = random.Random(f"conditions {seed}")
-    hours = dice.choice((0.25, 0.35, 0.5, 0.5, 0.7, 1.0))
+    hours = dice.choice((0.2, 0.25, 0.3, 0.4, 0.5, 0.8))
     share = dice.choice((0.0, 0.08, 0.15, 0.25, 0.4))  # of faults that are on in this world
     rates = {name: _between(dice, *RATES[name]) for name in RATES if dice.random() < share}
     rates.setdefault("yield", 0.05)
@@ -139,14 +139,14 @@ def conditions(seed: int) -> Conditions:
     return Conditions(
         seed=seed,
         hours=hours,
-        jobs=dice.choice((1, 1, 2, 2, 2, 3, 3, 4, 6)),
+        jobs=dice.choice((1, 1, 1, 2, 2, 2, 3, 5)),
         servers=dice.choice((1, 1, 1, 2)),
         gitlab=dice.random() < 0.25,
         app=dice.random() < 0.3,
         organization=dice.random() < 0.3,
         ceiling=dice.choice((1, 2, 3, 4)),
         beat=dice.choice((120.0, 300.0)),
-        nap=dice.choice((100.0, 150.0, 200.0)),
+        nap=dice.choice((120.0, 180.0, 240.0)),
         hold=dice.choice((30.0, 90.0, 180.0)),
         silent=dice.choice((240.0, 400.0)),
         sweep=dice.choice((100.0, 200.0)),

@@ -76,13 +76,19 @@ class Switchboard:
 BOARD = Switchboard()
 
 
+def _no_proxies(*_: object, **__: object) -> dict[str, str]:
+    """`requests` reads the whole environment for each request."""
+    return {}
+
+
 @contextlib.contextmanager
 def wired() -> Generator[Switchboard]:
     """While it lasts, no request leaves this process, and PyGithub signs by the world's clock."""
     adapter: Any = HTTPAdapter
     algorithm: Any = jwt.algorithms.RSAAlgorithm
     auth: Any = github.Auth
-    kept: tuple[Any, Any, Any] = (adapter.send, algorithm.prepare_key, auth.time)
+    sessions: Any = requests.sessions
+    kept: tuple[Any, ...] = (adapter.send, algorithm.prepare_key, auth.time, sessions.get_environ_proxies)
     prepare: Callable[[Any, Any], Any] = kept[1]
     shared: Any = algorithm(algorithm.SHA256)
 
@@ -97,11 +103,12 @@ def wired() -> Generator[Switchboard]:
         return parsed(key) if isinstance(key, str | bytes) else prepare(self, key)
 
     adapter.send, algorithm.prepare_key = send, prepare_key
+    sessions.get_environ_proxies = _no_proxies
     auth.time = SimpleNamespace(time=lambda: BOARD.now(), sleep=time.sleep)
     try:
         yield BOARD
     finally:
-        adapter.send, algorithm.prepare_key, auth.time = kept
+        adapter.send, algorithm.prepare_key, auth.time, sessions.get_environ_proxies = kept
 
 
 def at_once(work: Coroutine[Any, Any, Any]) -> None:
