@@ -26,7 +26,8 @@ from tests.store.nouns import HOLD, NOW, SECOND, a_lease, again, claimed, led_to
 def moved(
     db: Database, held: Lease, to: State, reason: Reason | None = None, text: str = "", values: Mapping[str, Any] | None = None
 ) -> bool:
-    return leases.move(db, held, to, reason=reason, text=text, values=values or {}, now=NOW, deadline=None, due=NOW)
+    told = values or {}
+    return leases.move(db, held, to, reason=reason, text=text, values=told, now=NOW, deadline=None, due=NOW) is not None
 
 
 def rested(db: Database, held: Lease, seconds: float = 30, note: str = "", failed: bool = False, **values: Any) -> bool:
