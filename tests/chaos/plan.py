@@ -89,6 +89,8 @@ def _strike(kind: Kind, scenario: Scenario, hold: float, chance: random.Random) 
 
 def shared(kills: int, scenarios: Sequence[Scenario]) -> list[int]:
     """How many of the kills fall to each scenario; together all of them."""
+    if not scenarios:
+        return []
     whole = sum(one.share for one in scenarios)
     parts = [int(kills * one.share / whole) for one in scenarios]
     for place in range(kills - sum(parts)):

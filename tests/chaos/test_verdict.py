@@ -153,3 +153,4 @@ def test_a_seed_draws_the_same_strikes_and_every_kill_is_dealt_out() -> None:
         assert all(one.down > 8.0 for one in strikes if one.kind is Kind.PAUSE), "longer than a claim lasts"
         assert any(one.kind is Kind.DATABASE for one in strikes) is (scenario.database == "postgresql")
     assert [sum(shared(count, SCENARIOS)) for count in (1, 10, 99, 100)] == [1, 10, 99, 100]
+    assert shared(100, []) == [], "a machine that can play none"
