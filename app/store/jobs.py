@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from app.core.model import JOB_ORDER, Job, JobState, Scope
 from app.store.db import Database
-from app.store.rows import JOB_COLUMNS, clean, job_of, job_values, whole
+from app.store.rows import JOB_COLUMNS, QUEUED_COLUMNS, clean, job_of, job_values, queued_of, whole
 from app.store.tables import delivery, job, lease
 
 OPEN = (JobState.WAITING, JobState.QUEUED, JobState.IN_PROGRESS)
@@ -279,10 +279,16 @@ def scopes_since(db: Database, since: datetime) -> list[tuple[str, str, Scope]]:
         return sorted((forge, pool, Scope.parse(scope)) for forge, pool, scope in conn.execute(query))
 
 
+_WAITING = (
+    sa.select(*QUEUED_COLUMNS)
+    .where(job.c.state == JobState.QUEUED, job.c.pool.is_not(None), job.c.cleared_at.is_not(None))
+    .order_by(sa.func.coalesce(job.c.queued_at, job.c.seen_at), job.c.id)
+)
+
+
 def waiting(conn: sa.Connection) -> list[Job]:
-    """Queued jobs that have a pool and may spend, the oldest first."""
-    query = _select().where(job.c.state == JobState.QUEUED, job.c.pool.is_not(None), job.c.cleared_at.is_not(None))
-    return [job_of(row) for row in conn.execute(query.order_by(sa.func.coalesce(job.c.queued_at, job.c.seen_at), job.c.id))]
+    """Queued jobs that have a pool and may spend, the oldest first, with what policy needs of them."""
+    return [queued_of(row) for row in conn.execute(_WAITING)]
 
 
 # --- what people see

@@ -11,7 +11,17 @@ from app.core.labels import normalise
 from app.core.model import Job, JobState, Lease, Span
 from app.core.states import State
 from app.store.db import Database
-from app.store.rows import JOB_COLUMNS, LEASE_COLUMNS, SLIM_COLUMNS, SPAN_COLUMNS, job_of, lease_of, span_of
+from app.store.rows import (
+    COMING_COLUMNS,
+    JOB_COLUMNS,
+    LEASE_COLUMNS,
+    SLIM_COLUMNS,
+    SPAN_COLUMNS,
+    coming_of,
+    job_of,
+    lease_of,
+    span_of,
+)
 from app.store.tables import COVERING, FAILED, LIVE, SERVED, UNBOOKED, job, lease, span
 
 RECENT = timedelta(minutes=30)
@@ -57,14 +67,16 @@ def listing(db: Database, *, which: Which = "live", limit: int = 100, before: da
         return _all(conn, query)
 
 
-_COVERING = sa.select(*SLIM_COLUMNS).where(COVERING).order_by(lease.c.created_at)
+_COVERING = sa.select(*COMING_COLUMNS).where(COVERING).order_by(lease.c.created_at)
 _ALIVE = sa.select(lease.c.pool, sa.func.count()).where(LIVE).group_by(lease.c.pool)
 _UNBOOKED = sa.select(*SLIM_COLUMNS).where(UNBOOKED).order_by(lease.c.entered_at).limit(sa.bindparam("most", type_=sa.Integer))
 
 
 def covering(conn: sa.Connection) -> list[Lease]:
-    """Live leases that may still serve a job that waits: not on their way down, and with no job that has a name."""
-    return _all(conn, _COVERING)
+    """Live leases that may still serve a job that waits: not on their way down, and with no job that has a name.
+
+    With what policy needs of them."""
+    return [coming_of(row) for row in conn.execute(_COVERING)]
 
 
 def alive(conn: sa.Connection) -> dict[str, int]:

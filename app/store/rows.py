@@ -134,6 +134,42 @@ def lease_of(row: Sequence[Any]) -> Lease:
     return Lease(**values)
 
 
+# --- what policy looks at: each plan reads every row that waits or comes, and few of their columns
+
+_QUEUED = ("id", "forge", "key", "repository", "queued_at", "seen_at", "cleared_at", "pool", "wait")
+QUEUED_COLUMNS = (*(job.c[name] for name in _QUEUED), job.c.scope, sa.cast(job.c.labels, sa.Text))
+_COMING = ("id", "name", "attempt", "tag", "created_at", "entered_at", "deadline", "due", "note", "job_id")
+_FACTS = ("job_started_at", "runner_exited_at", "drain_asked_at", "destroy_asked_at")
+COMING_COLUMNS = (
+    *(lease.c[name] for name in (*_COMING, *_FACTS, "state", "pool", "forge", "scope")),
+    sa.cast(lease.c.labels, sa.Text),
+)
+
+
+def queued_of(row: Sequence[Any]) -> Job:
+    """A row of QUEUED_COLUMNS: a queued job, with what policy needs of it and no more."""
+    *plain_ones, scope, labels = row
+    known = dict(zip(_QUEUED, plain_ones, strict=True))
+    return Job(state=JobState.QUEUED, scope=_scope_of(scope), labels=_labels_of(labels), **known)
+
+
+def coming_of(row: Sequence[Any]) -> Lease:
+    """A row of COMING_COLUMNS: a lease that may cover a job, with what policy needs of it and no more."""
+    *plain_ones, state, pool, forge, scope, labels = row
+    known = dict(zip((*_COMING, *_FACTS), plain_ones, strict=True))
+    return Lease(state=State(state), key=_key_of(pool, forge, scope, labels), **known)
+
+
+@functools.lru_cache(maxsize=1024)
+def _scope_of(text: str | None) -> Scope | None:
+    return None if text is None else Scope.parse(text)
+
+
+@functools.lru_cache(maxsize=1024)
+def _labels_of(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(json.loads(text))
+
+
 def lease_values(lease: Lease) -> dict[str, Any]:
     """Every column of a new lease, whole as policy drew it."""
     values: dict[str, Any] = {name: getattr(lease, name) for name in (*_SAME, "need", "ask", "decision")}

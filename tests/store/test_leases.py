@@ -54,7 +54,19 @@ def test_policy_sees_what_waits_what_comes_how_much_lives_and_what_failed_lately
 
     assert leases.plan(database, look, NOW) == Plan()
     slim = tuple(replace(again(database, one), decision=None) for one in (failed, served))
-    assert seen == [Snapshot((job,), (coming,), {"rubin": 3}, slim, NOW)]
+    (snapshot,) = seen
+    assert (snapshot.alive, snapshot.ended, snapshot.now) == ({"rubin": 3}, slim, NOW)
+    waits, comes = snapshot.queued[0], snapshot.coming[0]
+    assert (len(snapshot.queued), waits.id, waits.pool, waits.scope, waits.labels) == (
+        1,
+        job.id,
+        job.pool,
+        job.scope,
+        job.labels,
+    )
+    assert (waits.queued_at, waits.cleared_at, waits.state) == (job.queued_at, job.cleared_at, job.state)
+    assert (len(snapshot.coming), comes.id, comes.name, comes.key) == (1, coming.id, coming.name, coming.key)
+    assert (comes.state, comes.created_at, comes.note) == (coming.state, coming.created_at, coming.note)
 
 
 def test_where_no_job_waits_nothing_is_counted(database: Database) -> None:
