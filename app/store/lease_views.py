@@ -68,6 +68,8 @@ def listing(db: Database, *, which: Which = "live", limit: int = 100, before: da
 
 
 _COVERING = sa.select(*COMING_COLUMNS).where(COVERING).order_by(lease.c.created_at)
+_SINCE = sa.bindparam("since", type_=lease.c.entered_at.type)
+_FAILED_SINCE = sa.select(*SLIM_COLUMNS).where(FAILED, lease.c.entered_at >= _SINCE).order_by(lease.c.entered_at)
 _ALIVE = sa.select(lease.c.pool, sa.func.count()).where(LIVE).group_by(lease.c.pool)
 _UNBOOKED = sa.select(*SLIM_COLUMNS).where(UNBOOKED).order_by(lease.c.entered_at).limit(sa.bindparam("most", type_=sa.Integer))
 
@@ -86,7 +88,7 @@ def alive(conn: sa.Connection) -> dict[str, int]:
 
 def ended(conn: sa.Connection, since: datetime) -> list[Lease]:
     """Those that failed since then, gone or on their way, and the last that served of each key that has a failed one."""
-    found = _all(conn, sa.select(*SLIM_COLUMNS).where(FAILED, lease.c.entered_at >= since).order_by(lease.c.entered_at))
+    found = [lease_of(row) for row in conn.execute(_FAILED_SINCE, {"since": since})]
     for key in {one.key for one in found}:
         same = (lease.c.pool == key.pool, lease.c.forge == key.forge, lease.c.scope == str(key.scope))
         served = sa.select(*SLIM_COLUMNS).where(SERVED, *same, lease.c.entered_at >= since)
@@ -99,7 +101,7 @@ def ended(conn: sa.Connection, since: datetime) -> list[Lease]:
 def recent(db: Database, now: datetime) -> list[Lease]:
     """What is known of offers that failed in the last half hour: those leases, and the last ones that served from there."""
     with db.read() as conn:
-        found = _all(conn, sa.select(*SLIM_COLUMNS).where(FAILED, lease.c.entered_at >= now - RECENT))
+        found = [lease_of(row) for row in conn.execute(_FAILED_SINCE, {"since": now - RECENT})]
         for provider, region in {(one.provider, one.region) for one in found if one.offer is not None}:
             place = (lease.c.provider == provider, lease.c.region == region, lease.c.job_started_at.is_not(None))
             served = sa.select(*SLIM_COLUMNS).where(SERVED, *place, lease.c.entered_at >= now - RECENT)
