@@ -27,6 +27,13 @@ from tests.simulation.wire import wired
 from tests.simulation.world import World
 
 OWNER = "simulatedowner00"
+HEARD: list[str] = []
+"""Every line that the services of the present seed would have written."""
+
+
+def _overhear(_: object, __: str, line: Any) -> Any:
+    HEARD.append(repr(line))
+    raise structlog.DropEvent
 
 
 @dataclass(slots=True)
@@ -66,8 +73,9 @@ class Stage:
         database = self._folder / f"{seed}.db"
         shutil.copyfile(self._template, database)
         known = conditions(seed)
+        HEARD.clear()
         world = World(known, database, self._folder / "vault.keys")
-        world.keeps_all = whole
+        world.keeps_all, world.heard = whole, HEARD
         try:
             world.run()
             picture = world.picture() if whole or world.violations else ""
@@ -102,7 +110,7 @@ def stage(folder: Path | None = None) -> Generator[Stage]:
     before = structlog.get_config()
     with in_memory() as fresh, wired():
         setattr(wiring, "build_web", lean)  # noqa: B010  pages take a tenth of a second to build, and nobody reads them here
-        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+        structlog.configure(processors=[_overhear], wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
         try:
             yield Stage(folder or fresh)
         finally:

@@ -84,7 +84,13 @@ class Tenant:
             self.cloud.stop(self.machine.id)
 
     async def live(self) -> None:
-        """Its whole life."""
+        """Its whole life, and perhaps what somebody does with its papers afterwards."""
+        await self._live_on()
+        if self.world.happens("old_token"):
+            await asyncio.sleep(self.world.dice.uniform(5, 1200))
+            await self.play_back()
+
+    async def _live_on(self) -> None:
         while self.machine.runs_from is None or self.world.clock.now() < self.machine.runs_from:
             await asyncio.sleep(5)
             if self.machine.phase(self.world.clock.now()) is None:

@@ -231,9 +231,10 @@ def _unheard(_: int) -> None:
 
 
 def canaries(world: World) -> None:
-    """No secret lies in the database's files in the clear."""
+    """No secret lies in the database's files in the clear, nor in a log line."""
     world.database.close()
     kept = b"".join(path.read_bytes() for path in sorted(world.database_path.parent.glob(world.database_path.name + "*")))
+    kept += "\n".join(world.heard).encode()
     secrets = {*world.canaries, *(one for side in world.sides.values() for one in side.secrets())}
     for secret in sorted(secrets):
         if secret.encode() in kept:

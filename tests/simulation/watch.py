@@ -90,7 +90,7 @@ class Watch:
         self.destroys.add(instance_id)
         tenant = world.tenants.get(instance_id)
         world.trace(f"{server.name} destroy {provider} {instance_id}")
-        if tenant is None or not tenant.here:
+        if tenant is None or tenant.machine.phase(world.clock.now()) is not Phase.RUNNING:
             return
         asked = "SELECT reason, hard_end, runner_exited_at FROM lease WHERE instance_id = ?"
         reason, hard_end, exited_at = self.one(asked, instance_id) or ("", None, None)

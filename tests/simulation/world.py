@@ -66,6 +66,7 @@ class World:
         self.clock = WorldClock(self.loop)
         self.troubled = True
         self.keeps_all = False
+        self.heard: list[str] = []  # log lines
         self.counts: Counter[str] = Counter()
         self.violations: list[str] = []
         self.lines: list[str] = []
