@@ -6,7 +6,7 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class Ways:
 
     async def open(self) -> None:
         for _ in range(WAYS):
-            self._free.put_nowait(Way(*await asyncio.open_connection("127.0.0.1", self._port)))
+            self._free.put_nowait(await self._new())
 
     async def close(self) -> None:
         while not self._free.empty():
@@ -57,9 +57,16 @@ class Ways:
     async def send(self, request: bytes) -> tuple[str, Any]:
         way = await self._free.get()
         try:
-            return await way.send(request)
+            try:
+                return await way.send(request)
+            except ConnectionError:  # it was idle for too long
+                way = await self._new()
+                return await way.send(request)
         finally:
             self._free.put_nowait(way)
+
+    async def _new(self) -> Way:
+        return Way(*await asyncio.open_connection("127.0.0.1", self._port))
 
 
 class Fleet:
@@ -76,20 +83,33 @@ class Fleet:
         began, done = time.perf_counter(), 0
         while (passed := time.perf_counter() - began) < seconds:
             while done < min(passed * rate, len(ends)):
-                await self._one(ends[done])
+                self._go(self._one(ends[done]))
                 done += 1
-            while self._seen < len(self._service.created):
-                task = asyncio.create_task(self._live(self._service.created[self._seen][2], 500_000 + self._seen))
-                self._nodes.add(task)
-                task.add_done_callback(self._nodes.discard)
-                self._seen += 1
+            self._boot()
             await asyncio.sleep(0.005)
+
+    async def settle(self, within: float) -> None:
+        """Until every job that was queued has started, or so many seconds have passed."""
+        end = time.perf_counter() + within
+        while self.started < self.ended and time.perf_counter() < end:
+            self._boot()
+            await asyncio.sleep(0.05)
+
+    def _boot(self) -> None:
+        while self._seen < len(self._service.created):
+            self._go(self._live(self._service.created[self._seen][2], 500_000 + self._seen))
+            self._seen += 1
+
+    def _go(self, life: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(life)
+        self._nodes.add(task)
+        task.add_done_callback(self._nodes.discard)
 
     async def _one(self, number: int) -> None:
         over = {"conclusion": "success", "runner_name": runner_of(number), "runner_id": number + 1}
+        job, self.ended = 500_000 + self.ended, self.ended + 1
         await self._ways.send(self._made.request(number + 1, "completed", completed_at="2026-11-21T12:10:00Z", **over))
-        self.ended += 1
-        await self._ways.send(self._made.request(500_000 + self.ended - 1))
+        await self._ways.send(self._made.request(job))
 
     async def _live(self, user_data: str, job: int) -> None:
         told, session = read_user_data(user_data), secrets.token_urlsafe(32)
@@ -157,7 +177,7 @@ async def _run(service: Running, count: int, seconds: float, rate: float, change
     await asyncio.sleep(3)
     idle = await share(lambda: asyncio.sleep(seconds))
     busy = await share(lambda: fleet.steady(seconds, rate, range(changes)))
-    await fleet.steady(5.0, 0.001, range(0))  # those that were on their way arrive
+    await fleet.settle(60)
     beats = await share(lambda: fleet.beat(seconds, count))
     await ways.close()
     return {
