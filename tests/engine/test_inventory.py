@@ -7,7 +7,7 @@ from pathlib import Path
 
 from app.core.model import ChargeKind, Reason
 from app.core.states import State
-from app.store import duties, ledger, strays
+from app.store import ledger, strays
 from app.store.db import Database
 from providers.contract import Offer, Order
 from providers.fake import FakeSettings
@@ -153,17 +153,6 @@ async def test_a_node_that_falls_silent_is_noticed_although_nobody_looks_at_its_
         world.github.cancel(key)
         await world.run_until(lambda: world.leases()[0].state is State.RELEASED, within=timedelta(minutes=20), stride=5)
         assert world.leases()[0].reason in (Reason.NODE_SILENT, Reason.REGISTER_TIMEOUT)
-
-
-async def test_of_two_engines_one_does_what_is_done_for_all(database: Database, tmp_path: Path) -> None:
-    async with World(database, tmp_path) as world:
-        now, minute = world.clock.now(), timedelta(minutes=1)
-        assert duties.take(database, "survey", "one", now, minute)
-        assert not duties.take(database, "survey", "two", now, minute)
-        assert not duties.take(database, "survey", "two", now + minute / 2, minute)
-        assert duties.take(database, "survey", "two", now + minute, minute), "whoever finds it due, whoever did it last"
-        duties.done(database, "survey", now + minute, "all read")
-        assert [(one.holder, one.note) for one in duties.listing(database) if one.name == "survey"] == [("two", "all read")]
 
 
 async def test_a_vendor_that_does_not_know_a_new_id_yet_proves_nothing(database: Database, tmp_path: Path) -> None:

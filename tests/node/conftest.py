@@ -9,6 +9,7 @@ from app.store.db import Database
 from tests.node.agents import open_folder
 from tests.node.service import Service, serving
 from tests.node.site import Site
+from tests.parts.reopened import reopened
 
 
 @pytest.fixture
@@ -25,9 +26,8 @@ def service() -> Generator[Service]:
 
 @pytest.fixture
 def db(sqlite_url: str) -> Generator[Database]:
-    opened = Database(sqlite_url)
-    yield opened
-    opened.close()
+    with reopened(sqlite_url) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ import pytest
 from app.store.db import Database, upgrade
 from app.store.tables import metadata
 from tests.parts import lacks
+from tests.parts.reopened import reopened
 
 REMEDY = "install postgresql (Debian: apt-get install postgresql), version 14 or later"
 SETTINGS = {
@@ -98,9 +99,8 @@ def database_url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     """The store on a fresh migrated database, once of each kind."""
-    opened = Database(database_url)
-    yield opened
-    opened.close()
+    with reopened(database_url) as opened:
+        yield opened
 
 
 def programs() -> Path | None:

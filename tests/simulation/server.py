@@ -19,12 +19,12 @@ from app.engine import enlist
 from app.kit.bell import Bell
 from app.kit.clock import SteadyClock
 from app.store import leases
-from app.store.db import Database
 from app.web import intake, nodes
 from app.web.errors import Problem, explain, reply
 from app.web.parts import WebParts, WebSettings
 from app.web.shield import Shield
 from app.wiring import Outfit, Service, assemble
+from tests.parts.reopened import Reopened
 from tests.simulation.loop import Process
 from tests.simulation.wire import Asked, scope_of
 
@@ -106,7 +106,7 @@ def _no_lock(_: int) -> None:
     """What PostgreSQL locks for a transaction, nobody else can want here meanwhile."""
 
 
-class Several(Database):
+class Several(Reopened):
     """An SQLite file that several services share as they may share a PostgreSQL; here no statement ever runs beside another."""
 
     def __init__(self, url: str) -> None:

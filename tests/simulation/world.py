@@ -19,10 +19,10 @@ import requests
 
 from app.core.model import Pool, RepositoryRule, ScopeKind
 from app.engine.step import Timing
-from app.store.db import Database
 from app.store.vault import Vault
 from app.wiring import telemetry_of
 from providers.contract import Need, Provider
+from tests.parts.reopened import Reopened, give_back, lend
 from tests.simulation import verdict
 from tests.simulation.conditions import Conditions, Window
 from tests.simulation.hub import LABELS, REPOSITORIES, Hub, Lab, Parcel
@@ -76,7 +76,8 @@ class World:
         self._news: asyncio.Event | None = None
         self.parcels: list[Parcel] = []
         self.database_path = database
-        self.database = (Several if conditions.servers > 1 else Database)(f"sqlite:///{database}")
+        self._url = f"sqlite:///{database}"
+        self.database: Reopened = lend(self._url, Several if conditions.servers > 1 else Reopened)
         self.vault = Vault(vault)
         self.watch = Watch(self, database)
         self.door = Door(self)
@@ -358,7 +359,7 @@ class World:
     def close(self) -> None:
         self.loop.bury()
         self.watch.close()
-        self.database.close()
+        give_back(self.database, self._url)
         BOARD.router = None
 
 

@@ -36,6 +36,7 @@ from app.web.auth import hashed, issue_login_link, issue_token
 from app.web.parts import WebParts, WebSettings
 from providers.contract import Health, Need, Secret
 from tests.fakes.served import served
+from tests.parts.reopened import reopened
 from tests.web.story import NOW, afternoon
 
 URL = "http://127.0.0.1:8080"
@@ -156,9 +157,8 @@ def lane() -> Iterator[Lane]:
 
 @pytest.fixture
 def db(sqlite_url: str) -> Iterator[Database]:
-    opened = Database(sqlite_url)
-    yield opened
-    opened.close()
+    with reopened(sqlite_url) as opened:
+        yield opened
 
 
 @pytest.fixture
