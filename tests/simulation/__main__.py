@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import multiprocessing
-import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
-from tests.simulation.campaign import Result, Stage, in_memory, stage
-
-LOCAL: list[Stage] = []
-KEPT: list[contextlib.ExitStack] = []  # open for as long as the process lives
+from tests.simulation.campaign import Result, in_memory, open_stage, play_here, stage
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,20 +46,8 @@ def _results(seeds: range, jobs: int) -> Iterator[Result]:
             for seed in seeds:
                 yield here.play(seed)
         return
-    with in_memory() as folder, multiprocessing.get_context("spawn").Pool(jobs, _open, (folder,)) as pool:
-        yield from pool.imap(_play, seeds, chunksize=5)
-
-
-def _open(folder: Path) -> None:
-    own = folder / str(os.getpid())
-    own.mkdir()
-    opened = contextlib.ExitStack()
-    LOCAL.append(opened.enter_context(stage(own)))
-    KEPT.append(opened)
-
-
-def _play(seed: int) -> Result:
-    return LOCAL[0].play(seed)
+    with in_memory() as folder, multiprocessing.get_context("spawn").Pool(jobs, open_stage, (folder,)) as pool:
+        yield from pool.imap(play_here, seeds, chunksize=5)
 
 
 def _replay(seed: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -122,3 +123,23 @@ def play(seeds: Iterable[int]) -> list[Result]:
     """All of them, in order."""
     with stage() as here:
         return [here.play(seed) for seed in seeds]
+
+
+# --- in processes of their own: what they call must be found in a module that they import, which `__main__` is not
+
+_HERE: list[Stage] = []
+_OPEN: list[contextlib.ExitStack] = []  # for as long as the process lives
+
+
+def open_stage(folder: Path) -> None:
+    """This process's own stage, in its own part of the folder."""
+    own = folder / str(os.getpid())
+    own.mkdir()
+    opened = contextlib.ExitStack()
+    _HERE.append(opened.enter_context(stage(own)))
+    _OPEN.append(opened)
+
+
+def play_here(seed: int) -> Result:
+    """On this process's stage."""
+    return _HERE[0].play(seed)
