@@ -9,23 +9,23 @@ from datetime import timedelta
 
 RATES: Mapping[str, tuple[float, float]] = {
     # provider, share of calls
-    "lost_reply": (0.01, 0.25),
+    "lost_reply": (0.03, 0.4),
     "broken_off": (0.01, 0.2),
     "late_create": (0.02, 0.4),
     "half_create": (0.01, 0.15),
-    "doubled_create": (0.02, 0.25),
+    "doubled_create": (0.05, 0.4),
     "throttled": (0.01, 0.2),
     "no_capacity": (0.02, 0.3),
     "stalled": (0.005, 0.05),
     "stuck": (0.05, 0.5),
     "ignored_destroy": (0.02, 0.3),
     "blind_get": (0.05, 0.5),
-    "list_hole": (0.02, 0.3),
+    "list_hole": (0.05, 0.4),
     # machines, share of them
     "preempted": (0.05, 0.4),
     "stopped": (0.02, 0.2),
     "node_silent": (0.03, 0.25),
-    "node_mute_later": (0.03, 0.2),
+    "node_mute_later": (0.1, 0.6),
     "node_boots_twice": (0.03, 0.2),
     "node_lies": (0.03, 0.2),
     "node_clock": (0.1, 1.0),

@@ -23,6 +23,7 @@ from app.forges.gitlab import GitLabForge
 from app.kit.clock import Clock
 from providers.contract import Secret
 from tests.fakes.gitlab import TOKEN, FakeGitLab
+from tests.fakes.gitlab_state import FakeJob
 from tests.fakes.loopback import Request
 from tests.forge_sides import GitHubProgram, GitLabProgram, RunnerProgram
 from tests.simulation.wire import Asked, Told, over_asgi, query_of
@@ -312,8 +313,14 @@ class Lab(FakeGitLab):
         for job in list(self.lab.jobs.values()):  # a runner that died: GitLab fails its job after an hour without trace updates
             if job.status == "running" and job.runner_id not in self.runners and job.runner_id != 999_999:
                 self.finish_job(job, "failed", "runner_system_failure")
-            elif job.status == "running" and job.started_at and self.now() - job.started_at > timedelta(hours=3):
-                self.finish_job(job, "failed", "stuck_or_timeout_failure")
+            elif job.status == "running" and job.started_at and self.now() - job.started_at > self._limit(job):
+                self.finish_job(job, "failed", "job_execution_timeout")
+
+    def _limit(self, job: FakeJob) -> timedelta:
+        """The runner's own limit is told with its registration; a project's is an hour."""
+        runner = self.runners.get(job.runner_id or 0)
+        own = runner.maximum_timeout if runner is not None else None
+        return timedelta(seconds=min(own or 3600, 3600))
 
     def all_jobs(self) -> dict[str, str]:
         words = {

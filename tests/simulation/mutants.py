@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -56,6 +57,7 @@ def _put(place: Any, name: Any, made: Any) -> None:
 STATIONS = cast("dict[State, Any]", loop.STATIONS)
 REAL_CREATE: Callable[..., Any] = launch.create
 REAL_JOIN = jobs.join
+REAL_UPDATE: Callable[..., Any] = leases._update  # pyright: ignore[reportPrivateUsage]  the one to be replaced
 
 
 async def _never_looks(lease: Lease, deps: Deps) -> datetime:
@@ -105,8 +107,13 @@ async def _leaves_the_runner(lease: Lease, deps: Deps) -> Answer:
     return Move(State.DESTROYING, text="Somebody else will see to the runner.")
 
 
-def _held_by_anybody(held: Lease) -> sa.Update:
-    return sa.update(lease_table).where(lease_table.c.id == held.id)
+@functools.lru_cache(maxsize=256)
+def _held_by_anybody(columns: frozenset[str], rules: frozenset[Any]) -> sa.Update:
+    statement: Any = REAL_UPDATE(columns, rules)._generate()
+    mine = lease_table.c.id == sa.bindparam("the_id")
+    whoever = (lease_table.c.claim == sa.bindparam("the_claim"), lease_table.c.state == sa.bindparam("the_state"))
+    statement._where_criteria = (mine, sa.or_(mine, *whoever))
+    return cast(sa.Update, statement)
 
 
 MUTANTS = (
@@ -142,7 +149,7 @@ MUTANTS = (
         "no sweep",
         "never lists the instances at a provider",
         ((reaper, "_survey", _nothing),),
-        ("not settled", "an instance is left"),
+        ("not settled", "an instance is left", "an instance whose end nobody wrote down"),
         (),
     ),
     Mutant(
@@ -190,7 +197,7 @@ MUTANTS = (
     Mutant(
         "no compare-and-set",
         "writes to a lease whoever holds it by now",
-        ((leases, "_held", _held_by_anybody),),
+        ((leases, "_update", _held_by_anybody),),
         ("a lease went back", "a lease changed", "a released lease changed", "a change without its audit row"),
         (),
     ),

@@ -46,7 +46,7 @@ class Tenant:
         self.node.world = world
         if world.happens("node_clock"):
             self.node.skew = timedelta(seconds=world.dice.choice((-7200, -600, 600, 7200, 86_400)))
-        self.mute_from = world.dice.uniform(5, 900) if world.happens("node_mute_later") else None
+        self.mute_from = world.dice.uniform(5, 300) if world.happens("node_mute_later") else None
         self.dies = world.happens("runner_dies")
         self.program: RunnerProgram | None = None
         self.side: Any = None
@@ -214,7 +214,7 @@ class Tenant:
         """The agent is dead. Its machine is not; and its job goes on for a while, or dies with it."""
         world = self.world
         world.count("node_mute_later")
-        goes_on = program is not None and world.dice.random() < 0.5
+        goes_on = program is not None and world.dice.random() < 0.8
         while goes_on and program is not None and world.loop.now < ends and self.here:
             await asyncio.sleep(world.conditions.heartbeat)
             if self.here and self.side.renew(program, key):
