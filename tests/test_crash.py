@@ -113,7 +113,7 @@ def test_a_killed_service_goes_on_where_it_was(tmp_path: Path) -> None:
         assert newest(tmp_path) is not None, "the first goes on"
         last.send_signal(signal.SIGINT)
         assert last.wait(30) == 0
-    assert left_over(tmp_path) == []
+    wait_for(lambda: not left_over(tmp_path), tmp_path)  # what was told to end may take a moment on a busy machine
 
 
 def test_ctrl_c_in_the_middle_leaves_no_process_and_no_instance(tmp_path: Path) -> None:
