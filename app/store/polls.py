@@ -139,7 +139,9 @@ def silent(db: Database, forge: str, before: datetime, now: datetime, limit: int
 
 
 def _open_ours(forge: str) -> sa.Select[tuple[object, ...]]:
-    return sa.select(*JOB_COLUMNS).where(job.c.state.in_(OPEN), job.c.pool.is_not(None), job.c.forge == forge)
+    """Those in a pool, and those that may yet come into one: nobody has told their labels."""
+    ours = sa.or_(job.c.pool.is_not(None), sa.and_(job.c.labels.is_(None), job.c.not_ours == ""))
+    return sa.select(*JOB_COLUMNS).where(job.c.state.in_(OPEN), ours, job.c.forge == forge)
 
 
 def doubts(db: Database, job_ids: Sequence[str]) -> Mapping[str, int]:

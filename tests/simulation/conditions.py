@@ -25,7 +25,7 @@ RATES: Mapping[str, tuple[float, float]] = {
     "preempted": (0.05, 0.4),
     "stopped": (0.02, 0.2),
     "node_silent": (0.03, 0.25),
-    "node_mute_later": (0.1, 0.6),
+    "node_mute_later": (0.15, 0.7),
     "node_boots_twice": (0.03, 0.2),
     "node_lies": (0.03, 0.2),
     "node_clock": (0.1, 1.0),
@@ -133,6 +133,9 @@ def conditions(seed: int) -> Conditions:
     share = dice.choice((0.0, 0.08, 0.15, 0.25, 0.4))  # of faults that are on in this world
     rates = {name: _between(dice, *RATES[name]) for name in RATES if dice.random() < share}
     rates.setdefault("yield", 0.05)
+    servers = dice.choice((1, 1, 1, 2))
+    if servers > 1 and dice.random() < 0.6:  # what two do to each other shows when one of them stands still
+        rates["engine_paused"] = _between(dice, 0.001, 0.01)
     windows = [_window(dice, kind, hours * 3600.0) for kind in WINDOWS for _ in range(2) if dice.random() < share * 0.6]
     window = timedelta(seconds=dice.choice((30, 60, 120)))
     vendors = tuple(_vendor(dice, name, window) for name in ("cloud", "other")[: dice.choice((1, 1, 1, 2))])
@@ -140,19 +143,19 @@ def conditions(seed: int) -> Conditions:
         seed=seed,
         hours=hours,
         jobs=dice.choice((1, 1, 1, 2, 2, 2, 3, 5)),
-        servers=dice.choice((1, 1, 1, 2)),
+        servers=servers,
         gitlab=dice.random() < 0.25,
         app=dice.random() < 0.3,
         organization=dice.random() < 0.3,
         ceiling=dice.choice((1, 2, 3, 4)),
         beat=dice.choice((120.0, 300.0)),
         nap=dice.choice((120.0, 180.0, 240.0)),
-        hold=dice.choice((30.0, 90.0, 180.0)),
-        silent=dice.choice((240.0, 400.0)),
+        hold=dice.choice((20.0, 30.0, 90.0, 180.0)),
+        silent=dice.choice((240.0, 240.0, 400.0)),
         sweep=dice.choice((100.0, 200.0)),
         forge_sweep=dice.choice((300.0, 600.0)),
         idle=dice.choice((1.0, 2.0, 5.0)),
-        longest=dice.choice((15.0, 30.0, 60.0, 90.0)),
+        longest=dice.choice((15.0, 40.0, 60.0, 90.0)),
         boot_limit=dice.choice((3.0, 5.0, 10.0)),
         heartbeat=dice.choice((55.0, 75.0)),
         skew=dice.choice((0.0, 0.0, 0.0, -7200.0, -600.0, 600.0, 7200.0)),

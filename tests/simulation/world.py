@@ -246,7 +246,7 @@ class World:
 
     def durations(self) -> float:
         """Seconds that a job takes."""
-        return self.dice.choice((20.0, 60.0, 240.0, 600.0, 800.0))
+        return self.dice.choice((20.0, 20.0, 60.0, 60.0, 240.0, 600.0, 1800.0))
 
     # --- forges
 

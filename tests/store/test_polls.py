@@ -65,6 +65,15 @@ def test_what_a_whole_listing_lacks_is_unmentioned_unless_it_was_heard_of_since(
     assert [job.key for job in lacking] == ["1"]
 
 
+def test_a_job_of_which_only_its_making_was_heard_is_asked_for_too(database: Database) -> None:
+    """GitLab's hooks tell no labels: such a job is in no pool yet, and if the rest is lost it would wait for ever."""
+    jobs.record(database, [told(a_job("1", state=JobState.WAITING, labels=None))], NOW)
+    lacking = polls.unmentioned(database, "github", "acme/train", [], NOW + SECOND)
+    assert [job.key for job in lacking] == ["1"]
+    jobs.place(database, "github-1", pool=None, scope=None, not_ours="Not allowed here.")
+    assert polls.unmentioned(database, "github", "acme/train", [], NOW + SECOND) == []
+
+
 def test_a_silent_job_is_asked_for_the_most_silent_first_and_not_too_soon_again(database: Database) -> None:
     for place, key in enumerate("123"):
         queued(database, key, NOW + place * MINUTE)
