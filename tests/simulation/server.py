@@ -37,7 +37,7 @@ R = TypeVar("R")
 URL = "https://sublet.sim"
 HOT = 10.0
 """How many times likelier a crash is while an effect is in flight."""
-IN_FLIGHT = frozenset({"keep", "mint_runner", "remove_runner", "create", "destroy", "record", "move"})
+IN_FLIGHT = frozenset({"claim", "keep", "mint_runner", "remove_runner", "create", "destroy", "record", "move"})
 
 
 class Dead(BaseException):
