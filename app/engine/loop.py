@@ -42,6 +42,7 @@ class Chore:
     period: Callable[[Timing], timedelta]
     work: Callable[[Deps], Awaitable[object]]
     shared: bool = True
+    first: bool = False  # nothing is rented after a start before this was done once
 
 
 async def _tidy(deps: Deps) -> None:
@@ -49,7 +50,7 @@ async def _tidy(deps: Deps) -> None:
 
 
 CHORES = (
-    Chore("poll", lambda _: timedelta(seconds=15), listen.poll, shared=False),  # shared too, but by the forge
+    Chore("poll", lambda _: timedelta(seconds=15), listen.poll, shared=False, first=True),  # shared by the forge
     Chore("redeliver", lambda _: timedelta(seconds=15), listen.redeliver, shared=False),
     Chore("survey", lambda timing: timing.watch, reaper.survey),
     Chore("forge sweep", lambda timing: timing.forge_sweep, reaper.reap_runners),
@@ -67,11 +68,18 @@ class Engine:
         self.last_beat: datetime | None = None  # readiness looks at its age
         self.planning = True  # False: no new lease; those that live go on to their end
         self._chores = chores
+        self._awaited = set[str]()  # chores without which `run` rents nothing yet
         self._due: dict[str, datetime] = {}  # of the chores, where `beat` drives them
         self._looks: set[asyncio.Task[None]] = set()
 
+    @property
+    def settling(self) -> bool:
+        """Whether a forge has yet to tell what happened to the waiting jobs while nobody listened."""
+        return bool(self._awaited)
+
     async def run(self) -> None:
         """Work for ever. Every chore runs on its own beat, so that a slow forge or provider holds up no lease."""
+        self._awaited = {chore.name for chore in self._chores if chore.first}
         async with asyncio.TaskGroup() as group:
             for chore in self._chores:
                 group.create_task(self._every(chore))
@@ -81,11 +89,14 @@ class Engine:
 
     async def _lead(self) -> None:
         failures, heard, sown, rested = 0, -1, float("-inf"), float("-inf")
-        beat = self.deps.timing.beat.total_seconds()
+        beat, settle = self.deps.timing.beat.total_seconds(), self.deps.timing.settle.total_seconds()
+        began = self.deps.clock.monotonic()
         while True:
             nap = beat
             try:
                 now = self.deps.clock.monotonic()
+                if self._awaited and now - began >= settle:
+                    self._awaited.clear()  # a forge that hangs keeps nobody else waiting
                 if (heard != self.deps.bell.rings and now >= rested) or now - sown >= beat:
                     heard, sown = self.deps.bell.rings, now
                     await self.sow()
@@ -153,11 +164,20 @@ class Engine:
         except Exception as error:  # noqa: BLE001  one chore that fails stops no other
             log.error("engine.chore_failed", chore=chore.name, error=f"{type(error).__name__}: {error}"[:500])
             return False
+        finally:
+            self._begun(chore)
         return True
+
+    def _begun(self, chore: Chore) -> None:
+        """It was tried once since the start: it keeps no job waiting any longer, however it went."""
+        if chore.name in self._awaited:
+            self._awaited.discard(chore.name)
+            self.deps.bell.ring()
 
     async def sow(self) -> None:
         """Place new jobs, plan leases, book released ones. What fails here keeps no lease from its end."""
-        chores = (enlist.enlist, reconcile.plan, bill.book) if self.planning else (enlist.enlist, bill.book)
+        plan = self.planning and not self.settling
+        chores = (enlist.enlist, reconcile.plan, bill.book) if plan else (enlist.enlist, bill.book)
         for chore in chores:
             try:
                 await chore(self.deps)

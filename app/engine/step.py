@@ -60,6 +60,7 @@ class Timing:
     poll: timedelta = timedelta(minutes=5)  # how often the open jobs of active repositories are listed
     redeliver: timedelta = timedelta(minutes=2)  # how often a forge is asked which deliveries did not arrive
     unheard: timedelta = timedelta(minutes=20)  # so long without a word on an open job, and its forge is asked for it
+    settle: timedelta = timedelta(seconds=10)  # so long at most a forge may take after a start before anything is rented
     width: int = 64  # looks at once
 
 

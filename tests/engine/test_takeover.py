@@ -15,8 +15,9 @@ import pytest
 
 from app.core.model import Job, JobState
 from app.core.states import State
-from app.engine import enlist
-from app.engine.loop import Engine
+from app.engine import enlist, listen
+from app.engine.loop import Chore, Engine
+from app.engine.step import Deps
 from app.kit.clock import SteadyClock
 from app.kit.threads import InlineLane, P, R
 from app.store import jobs, leases
@@ -55,6 +56,12 @@ def postgresql(postgresql_url: str) -> Iterator[Database]:
 
 def busy(world: World) -> bool:
     return bool(world.leases()) and world.lease().state is State.BUSY
+
+
+async def until(reached: Callable[[], object]) -> None:
+    """Let the other tasks work until then."""
+    while not reached():  # noqa: ASYNC110  what is waited for is in the database
+        await asyncio.sleep(0)
 
 
 async def plan(world: World, engine: Engine) -> None:
@@ -168,6 +175,39 @@ async def test_a_delivery_that_is_committed_in_the_middle_of_planning_rents_no_s
         await world.service.engine.sow()
         assert len(world.leases()) == 1, world.picture()
     other.close()
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_after_a_start_the_forge_is_asked_before_anything_is_rented(
+    database: Database, tmp_path: Path, hangs: bool
+) -> None:
+    """The job was cancelled while nobody listened. A forge that hangs is not waited for, though: others want machines."""
+    async with World(database, tmp_path) as world:
+        key = world.github.queue(["gpu", "rubin"], "acme/train")
+        await world.deliver()
+        world.intercept = lambda _: []
+        world.github.cancel(key)
+        answers, never = asyncio.Event(), asyncio.Event()
+        rounds = [answers, never]
+
+        async def poll(deps: Deps) -> int:
+            await rounds.pop(0).wait()
+            return await listen.poll(deps)
+
+        world.clock.advance(timedelta(minutes=2))
+        timing = replace(world.service.deps.timing, settle=timedelta(0) if hangs else timedelta(seconds=10))
+        deps = replace(world.service.deps, timing=timing, since=world.clock.now())
+        engine = Engine(deps, chores=(Chore("poll", lambda _: timedelta(seconds=15), poll, shared=False, first=True),))
+        running = asyncio.create_task(engine.run())
+        async with asyncio.timeout(20):
+            await until(lambda: engine.last_beat and (world.leases() if hangs else world.job(key).pool))
+            assert bool(world.leases()) is hangs
+            answers.set()
+            await until(lambda: world.job(key).state is JobState.COMPLETED and not engine.settling)
+        await engine.sow()
+        assert bool(world.leases()) is hangs
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_an_engine_that_ends_in_order_leaves_nothing_held(postgresql: Database, tmp_path: Path) -> None:

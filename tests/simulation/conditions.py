@@ -132,10 +132,11 @@ def conditions(seed: int) -> Conditions:
     hours = dice.choice((0.2, 0.25, 0.3, 0.4, 0.5, 0.8))
     share = dice.choice((0.0, 0.08, 0.15, 0.25, 0.4))  # of faults that are on in this world
     rates = {name: _between(dice, *RATES[name]) for name in RATES if dice.random() < share}
+    rates |= {name: RATES[name][1] for name in dice.sample(list(RATES), dice.choice((0, 1, 1, 2)))}  # loud ones
     rates.setdefault("yield", 0.05)
     servers = dice.choice((1, 1, 1, 2))
     if servers > 1 and dice.random() < 0.6:  # what two do to each other shows when one of them stands still
-        rates["engine_paused"] = _between(dice, 0.001, 0.01)
+        rates["engine_paused"] = _between(dice, 0.001, 0.02)
     windows = [_window(dice, kind, hours * 3600.0) for kind in WINDOWS for _ in range(2) if dice.random() < share * 0.6]
     window = timedelta(seconds=dice.choice((30, 60, 120)))
     vendors = tuple(_vendor(dice, name, window) for name in ("cloud", "other")[: dice.choice((1, 1, 1, 2))])

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, cast
+
+import sqlalchemy as sa
 
 from app.core import policy
 from app.core.model import Job, Lease
 from app.core.states import State
 from app.engine import boot, launch, listen, loop, reaper, runner
 from app.engine.step import Answer, Deps, Move, Wait
-from app.store import jobs, strays
+from app.store import jobs, leases, strays
+from app.store.tables import lease as lease_table
 from providers.contract import ProviderError
 
 
@@ -53,6 +57,7 @@ def _put(place: Any, name: Any, made: Any) -> None:
 STATIONS = cast("dict[State, Any]", loop.STATIONS)
 REAL_CREATE: Callable[..., Any] = launch.create
 REAL_JOIN = jobs.join
+REAL_UPDATE: Callable[..., Any] = leases._update  # pyright: ignore[reportPrivateUsage]  the one to be replaced
 
 
 async def _never_looks(lease: Lease, deps: Deps) -> datetime:
@@ -82,6 +87,10 @@ async def _nothing(*_: object) -> int:
     return 0
 
 
+async def _free_for_sure(lease: Lease, deps: Deps) -> bool:
+    return True
+
+
 def _covers_nothing(lease: Lease) -> bool:
     return False
 
@@ -98,20 +107,29 @@ async def _leaves_the_runner(lease: Lease, deps: Deps) -> Answer:
     return Move(State.DESTROYING, text="Somebody else will see to the runner.")
 
 
+@functools.lru_cache(maxsize=256)
+def _held_by_anybody(columns: frozenset[str], rules: frozenset[Any]) -> sa.Update:
+    statement: Any = REAL_UPDATE(columns, rules)._generate()
+    mine = lease_table.c.id == sa.bindparam("the_id")
+    whoever = (lease_table.c.claim == sa.bindparam("the_claim"), lease_table.c.state == sa.bindparam("the_state"))
+    statement._where_criteria = (mine, sa.or_(mine, *whoever))
+    return cast(sa.Update, statement)
+
+
 MUTANTS = (
     Mutant(
         "retry without a look",
         "asks again for a machine without looking whether the first request made one",
         ((launch, "_find", _never_looks),),
         ("more instances than one of a lease",),
-        (3,),
+        (20,),
     ),
     Mutant(
         "one list is enough",
         "takes an instance for lost that one listing lacks",
         ((boot, "lost", _believes_one_list), (runner, "lost", _believes_one_list)),
         ("a busy machine was destroyed", "an instance was given up that was there"),
-        (10,),
+        (17,),
     ),
     Mutant(
         "release before proof",
@@ -132,7 +150,7 @@ MUTANTS = (
         "never lists the instances at a provider",
         ((reaper, "_survey", _nothing),),
         ("not settled", "an instance is left", "an instance whose end nobody wrote down"),
-        (3,),
+        (21,),
     ),
     Mutant(
         "webhooks are believed to come",
@@ -140,6 +158,13 @@ MUTANTS = (
         ((listen, "_poll", _nothing), (listen, "_redeliver", _nothing)),
         ("not settled", "a job failed, and no machine"),
         (),
+    ),
+    Mutant(
+        "a silent node is dead",
+        "destroys a busy machine when its node is silent, whatever the forge says",
+        ((runner, "_forge_says_free", _free_for_sure),),
+        ("a busy machine was destroyed",),
+        (34,),
     ),
     Mutant(
         "coming leases do not count",
@@ -160,7 +185,7 @@ MUTANTS = (
         "destroys an instance beside a lease's own and forgets its price",
         ((strays, "stray_charge", _no_charge),),
         ("the books are not the invoice",),
-        (62,),
+        (35,),
     ),
     Mutant(
         "runners are left behind",
@@ -168,5 +193,12 @@ MUTANTS = (
         ((STATIONS, State.DRAINING, _leaves_the_runner), (reaper, "_sweep_scope", _nothing)),
         ("not settled", "a runner is left"),
         (),
+    ),
+    Mutant(
+        "no compare-and-set",
+        "writes to a lease whoever holds it by now",
+        ((leases, "_update", _held_by_anybody),),
+        ("a lease was written to under an old claim", "a lease went back"),
+        (12,),
     ),
 )

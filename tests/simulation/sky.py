@@ -136,6 +136,7 @@ class Bridge:
         finally:
             self._world.notice(self.name)
         await self._server.point(hot=True, slow=True)
+        self._world.watch.sure.add(made.id)
         return made
 
     async def get(self, instance_id: str) -> Instance | None:
@@ -169,6 +170,7 @@ class Bridge:
             hole = self._world.dice.randrange(len(found))
             found = [one for place, one in enumerate(found) if place != hole]
         await self._server.point()
+        self._world.watch.lists(one.id for one in found)
         return found
 
     async def destroy(self, instance_id: str) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from app.core.states import State
+from app.engine import reaper
 from providers.contract import Order, Phase
 from tests.simulation.sky import Proof
 from tests.simulation.tenant import Tenant
 
 if TYPE_CHECKING:
+    from app.core.model import Lease
     from tests.simulation.server import Server
     from tests.simulation.world import World
 
@@ -62,6 +65,9 @@ class Watch:
         self.proofs: dict[str, list[Proof]] = {}  # instance -> every time that a service was told of its end
         self.creates: list[tuple[float, str, str]] = []  # when, provider, tag
         self.destroys: set[str] = set()
+        self.claims: dict[str, str] = {}  # lease -> the claim that was given out last
+        self.listed: dict[str, datetime] = {}  # instance -> when a list first had it
+        self.sure: set[str] = set()  # instances that a create answered with, or that two lists had, as far apart as a sweep asks
         self.allowed: set[str] = set()  # jobs that our own check at their start let in
         self.ran: dict[str, list[str]] = {}  # job -> leases of the machines that ran it
 
@@ -113,6 +119,10 @@ class Watch:
 
     def after(self, server: Server, name: str, args: tuple[Any, ...], result: object) -> None:
         """A call of the service has just ended."""
+        if name == "claim":
+            self.claims |= {one.id: one.claim for one in cast("list[Lease]", result)}
+        if name in ("keep", "rest", "move") and result and (held := cast("Lease", args[1])).claim != self.claims.get(held.id):
+            self.world.broken("a lease was written to under an old claim", f"{server.name} {held.name} {name}")
         if name == "move" and result is not None and len(args) > 2:
             held, to = args[1], args[2]
             self.world.trace(f"{server.name} {held.name} {to}")
@@ -131,6 +141,13 @@ class Watch:
             ]
             if not instance_id and any(now - one.created_at > timedelta(seconds=1) for one in there):
                 self.world.broken("released while an instance of its tag was there", tag)
+
+    def lists(self, instance_ids: Iterable[str]) -> None:
+        """A service was shown these."""
+        now = self.world.clock.now()
+        for each in instance_ids:
+            if now - self.listed.setdefault(each, now) >= reaper.APART:
+                self.sure.add(each)
 
     def sweep(self) -> None:
         """What the database's own triggers found."""
