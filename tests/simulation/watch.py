@@ -67,7 +67,9 @@ class Watch:
         self.destroys: set[str] = set()
         self.claims: dict[str, str] = {}  # lease -> the claim that was given out last
         self.listed: dict[str, datetime] = {}  # instance -> when a list first had it
-        self.sure: set[str] = set()  # instances that a create answered with, or that two lists had, as far apart as a sweep asks
+        self.sure: set[str] = (
+            set()
+        )  # instances that a create answered with, or that two lists had, as far apart as a sweep asks
         self.allowed: set[str] = set()  # jobs that our own check at their start let in
         self.ran: dict[str, list[str]] = {}  # job -> leases of the machines that ran it
 
