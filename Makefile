@@ -8,6 +8,8 @@ BIN := .venv/bin
 COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(CURDIR)/$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 export REQUIRE
+# Whoever turned this on for the machine has every process that a test starts compile all of it anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 define HELP
 make install   prepare .venv from hash-pinned requirements

@@ -72,11 +72,13 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
-    """A fresh migrated SQLite database of this test's own."""
-    path = tmp_path / "sublet.db"
-    shutil.copyfile(sqlite_template, path)
-    return f"sqlite:///{path}"
+def sqlite_url(sqlite_template: Path) -> Iterator[str]:
+    """A fresh migrated SQLite database of this test's own; in memory, where there is such a place: it syncs every commit."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix="sublet-test-", dir=memory if memory.is_dir() else None) as folder:
+        path = Path(folder) / "sublet.db"
+        shutil.copyfile(sqlite_template, path)
+        yield f"sqlite:///{path}"
 
 
 @pytest.fixture
