@@ -58,7 +58,7 @@ async def prepare(loaded: Loaded, public_url: str, provider: str) -> Demo:
     data = Path(loaded.settings.data)
     try:
         forge = await asyncio.to_thread(launch.ensure, data)
-        pool: dict[str, Any] = {"image": await asyncio.to_thread(image.build)} if provider == "docker" else {}
+        pool = await asyncio.to_thread(_contained, forge) if provider == "docker" else {}
     except Exception as error:
         raise DemoTrouble(f"The demo cannot start: {error}") from error
     command = machine.command_in_image() if provider == "docker" else machine.command()
@@ -94,3 +94,9 @@ async def prepare(loaded: Loaded, public_url: str, provider: str) -> Demo:
         "engine": {"beat_seconds": 1, "heartbeat_seconds": 2, "silent_minutes": 2},
     }
     return Demo(load(None, settings), forge, data)
+
+
+def _contained(forge: launch.Running) -> dict[str, Any]:
+    """The pool's image, which the forge's own registry serves. Raises NoImage."""
+    image.suits()
+    return {"image": image.publish(forge.folder, forge.url).reference}

@@ -11,7 +11,7 @@ from pathlib import Path
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 
-from app.demo import api_app, api_runners, api_runs, control, front, protocol
+from app.demo import api_app, api_runners, api_runs, control, front, protocol, registry
 from app.demo.access import Door
 from app.demo.archive import Archive
 from app.demo.deliveries import Postman
@@ -45,9 +45,9 @@ def build(
     """The application; `app.state.office` is what its routes work with.
 
     `access_clock` is the clock of tokens, the machine's own by default: PyGithub signs by that one, whatever a test does.
-    `folder` holds git repositories and job logs; without it there are none. With `posting`, deliveries are sent over HTTP;
-    without, a test collects them from `state.outbox`. With `ticking`, time-outs come by themselves; without, with the next
-    request. `keep` writes the book down and is called before every answer.
+    `folder` holds git repositories, job logs and the image that the registry serves; without it there are none. With
+    `posting`, deliveries are sent over HTTP; without, a test collects them from `state.outbox`. With `ticking`, time-outs
+    come by themselves; without, with the next request. `keep` writes the book down and is called before every answer.
     """
     door = Door(state.book, keys, access_clock or SystemClock())
     archive = Archive(folder / "git") if folder is not None else None
@@ -95,6 +95,8 @@ def build(
     app.include_router(api)
     app.include_router(protocol.routes(office))
     app.include_router(control.routes(office))
+    if folder is not None:
+        app.include_router(registry.routes(folder))
     app.include_router(control.pages(office))
     app.add_middleware(front.Front, office=office)
     return app

@@ -195,7 +195,7 @@ def open_stage(scenario: Scenario, faults: Mapping[str, Any]) -> Generator[Stage
         effects.chmod(0o666)
         cluster, address = _database(scenario, folder, stack)
         upgrade(address)
-        engine, picture = _engine(scenario, stack)
+        engine = _engine(scenario, stack)
         wires = stack.enter_context(Wires(effects))
         stack.callback(_end_processes, folder)
         forge = launch.ensure(folder)
@@ -204,6 +204,7 @@ def open_stage(scenario: Scenario, faults: Mapping[str, Any]) -> Generator[Stage
         forge.ask("faults", dict(faults))
         forge.ask("limits", {"lost": LOST_SECONDS})
         config = folder / "sublet.toml"
+        picture = image.publish(forge.folder, forge.url).reference if engine is not None else ""
         config.write_text(_settings(scenario, folder, forge, wires.balancer_port, engine, picture))
         services: list[Service] = []
         for place, role in enumerate(scenario.roles):
@@ -230,24 +231,25 @@ def _database(scenario: Scenario, folder: Path, stack: contextlib.ExitStack) -> 
     return cluster, cluster.url
 
 
-def _engine(scenario: Scenario, stack: contextlib.ExitStack) -> tuple[str | None, str]:
-    """A Docker engine and the demo's image on it; (None, "") where the scenario needs none."""
+def _engine(scenario: Scenario, stack: contextlib.ExitStack) -> str | None:
+    """A Docker engine that runs the demo's image; None where the scenario needs none."""
     if scenario.provider != "docker":
-        return None, ""
+        return None
     engine = stack.enter_context(docker.engine())
     if engine is None:
         raise Missing(docker.PART, docker.REMEDY)
     try:
-        return engine, image.build(engine)
+        image.suits(engine)
     except image.NoImage as lack:
         raise Missing(docker.PART, f"{lack}") from None
+    return engine
 
 
 def _settings(scenario: Scenario, folder: Path, forge: launch.Running, balancer: int, engine: str | None, picture: str) -> str:
     database = f"sqlite:///{folder}/sublet.db" if scenario.database == "sqlite" else f"file:{folder}/database"
     command = machine.command() if engine is None else machine.command_in_image()
     provider: dict[str, Any] = {"name": "here", "kind": scenario.provider, "price_per_hour": PRICE, "slots": CEILING + 1}
-    provider |= {"root": f"{folder}/instances"} if engine is None else {"host": engine, "network": "host", "pull": False}
+    provider |= {"root": f"{folder}/instances"} if engine is None else {"host": engine, "network": "host"}
     pool: dict[str, Any] = {
         "name": "chaos",
         "labels": list(LABELS),

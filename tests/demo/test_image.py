@@ -1,14 +1,16 @@
-"""The demo image is made of this machine's own programs, the same bytes each time, and runs a real job in a container."""
+"""The demo image is made of this machine's own programs, signed, served by the forge, and runs a real job in a container."""
 
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from pathlib import Path
 
 import pytest
 
 from app.demo import image, launch, machine, rootfs
+from app.demo.layout import MANIFEST_TYPE, Layout
 from tests.demo.runners import eventually, jit, job
 from tests.parts.docker import call
 
@@ -46,20 +48,45 @@ def test_it_holds_what_a_job_needs_and_nothing_of_this_machine() -> None:
 @pytest.mark.parametrize("host", ["tcp://engine.example:2375", "ssh://root@engine.example", "http://127.0.0.1:1"])
 def test_another_machines_engine_is_refused(host: str) -> None:
     with pytest.raises(rootfs.NoImage, match="on this machine"):
-        image.build(host)
+        image.suits(host)
 
 
 def test_an_engine_that_is_not_there_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(rootfs.NoImage, match="does not answer"):
-        image.build(f"unix://{tmp_path}/none.sock")
+        image.suits(f"unix://{tmp_path}/none.sock")
 
 
-def test_it_is_built_once_and_runs_a_job_in_a_container(docker_host: str, process: launch.Running) -> None:
-    """On a real engine, without a network but the host's: Python, act, the runner, and the real workflow."""
-    reference = image.build(docker_host)
-    made = call(docker_host, "GET", f"/images/{reference}/json").json()
-    assert image.build(docker_host) == reference
-    assert call(docker_host, "GET", f"/images/{reference}/json").json()["Created"] == made["Created"]
+def test_it_is_built_once_and_the_same_again(tmp_path: Path) -> None:
+    first = image.publish(tmp_path, "http://127.0.0.1:40123")
+    made = (tmp_path / "registry/sublet-demo/blobs/sha256" / first.digest.removeprefix("sha256:")).stat()
+    again = image.publish(tmp_path, "http://127.0.0.1:40123")
+    assert again == first
+    kept = (tmp_path / "registry/sublet-demo/blobs/sha256" / first.digest.removeprefix("sha256:")).stat()
+    assert kept.st_ino == made.st_ino, "not written a second time"
+    (tmp_path / "elsewhere").mkdir()
+    assert image.publish(tmp_path / "elsewhere", "http://127.0.0.1:40123").digest == first.digest, "the same bytes"
+
+
+def test_what_nothing_names_any_more_is_dropped(tmp_path: Path) -> None:
+    """An older tree's layer does not stay for ever: it is a hundred megabytes."""
+    shelf = Layout(tmp_path)
+    old = shelf.add("application/octet-stream", b"an older layer")
+    config, layer = shelf.add("application/octet-stream", b"{}"), shelf.add("application/octet-stream", b"the layer")
+    manifest = shelf.add(MANIFEST_TYPE, json.dumps({"config": config, "layers": [layer]}).encode())
+    shelf.name({"latest": manifest})
+    assert shelf.blob(old["digest"]) is None
+    assert all(shelf.blob(one["digest"]) is not None for one in (config, layer, manifest))
+
+
+def test_a_real_engine_pulls_it_by_digest_and_runs_a_job(docker_host: str, process: launch.Running) -> None:
+    """Without a network but the host's: Python, act, the runner, and the real workflow."""
+    image.suits(docker_host)
+    published = image.publish(process.folder, process.url)
+    asked = {"fromImage": published.repository, "tag": published.digest}
+    pulled = call(docker_host, "POST", "/images/create", params=asked)
+    assert pulled.status_code == 200 and "error" not in pulled.text, pulled.text
+    reference = f"{published.repository}@{published.digest}"
+    assert reference in call(docker_host, "GET", f"/images/{reference}/json").json()["RepoDigests"]
     number = process.ask("push")["jobs"][0]["id"]
     config = jit(process, "boxed-fox", ["gpu", "rubin"])
     recipe = {
