@@ -152,6 +152,15 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageLogin:
+    """What an order's image is pulled with; short-lived where its registry gives such tokens. It is for this create only."""
+
+    registry: str  # host, with its port where it has one
+    password: Secret
+    username: str = ""  # empty: `password` is a bearer token
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """What to create. The tag and the end time ride inside the create call, never after it."""
 
@@ -161,7 +170,8 @@ class Order:
     owner: str  # this installation's owner tag, unguessable, `[a-z0-9]`
     user_data: str  # the start-up script; holds no credential of any forge, registry or provider
     ends_at: datetime  # hard end: the vendor's dead-man switch where it has one
-    image: str | None = None  # machine or container image, if the pool names one
+    image: str | None = None  # machine image, or container image as "registry/repository@sha256:…"; None: the provider's own
+    login: ImageLogin | None = None  # where the container image's registry wants one
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,7 +137,7 @@ class DockerProvider:
             vet(order, self.traits)
             there = await self._engine.inspect(order.tag) or await self._placed(order)
             if there is None and self.settings.pull:
-                await self._engine.pull(order.image or "")
+                await self._engine.pull(order.image or "", order.login)
                 there = await self._placed(order)
             if there is None:
                 more = "" if self.settings.pull else ", and pull is off"

@@ -1,6 +1,7 @@
 """The few calls of the Docker Engine API that the `docker` provider makes, over a unix socket or TLS."""
 
 import asyncio
+import base64
 import ipaddress
 import json
 import ssl
@@ -12,7 +13,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from providers.contract import Refused, Throttled, Unclear
+from providers.contract import ImageLogin, Refused, Secret, Throttled, Unclear
 from providers.http import Api, said_by_vendor, table, tables
 
 OLDEST, NEWEST = (1, 41), (1, 51)
@@ -35,6 +36,14 @@ def split_image(image: str) -> tuple[str, str]:
     folder, slash, last = name.rpartition("/")
     last, colon, tag = last.partition(":")
     return folder + slash + last, digest if at else tag if colon else "latest"
+
+
+def registry_auth(login: ImageLogin) -> Secret:
+    """The header by which the engine logs in to a registry: JSON in URL-safe base64 (Engine API, "Authentication")."""
+    said = {"username": login.username, "password": login.password.reveal()}
+    told = said if login.username else {"registrytoken": login.password.reveal()}
+    raw = json.dumps({**told, "serveraddress": login.registry}).encode()
+    return Secret(base64.urlsafe_b64encode(raw).decode())
 
 
 class Engine:
@@ -107,11 +116,13 @@ class Engine:
         params = {"force": "1", "v": "1"}
         await self._api.write("DELETE", path, params=params, accept=(404, 409), timeout=60, repeatable=True)
 
-    async def pull(self, image: str) -> None:
-        """Wait for the image, at most PULL_PATIENCE; then `Throttled`, while the pull goes on for the next try."""
+    async def pull(self, image: str, login: ImageLogin | None = None) -> None:
+        """Wait for the image, at most PULL_PATIENCE; then `Throttled`, while the pull goes on for the next try.
+
+        Asked for by its digest, the engine itself compares every byte with it."""
         task = self._pulls.get(image)
         if task is None:
-            task = self._pulls[image] = asyncio.create_task(self._pull(image))
+            task = self._pulls[image] = asyncio.create_task(self._pull(image, login))
             task.add_done_callback(lambda done: self._forget(image, done))
         done, _ = await asyncio.wait({task}, timeout=PULL_PATIENCE)
         if not done:
@@ -130,12 +141,13 @@ class Engine:
         if not pull.cancelled():
             pull.exception()  # whoever waits is told; if nobody does, the next create asks and hears it again
 
-    async def _pull(self, image: str) -> None:
+    async def _pull(self, image: str, login: ImageLogin | None) -> None:
         name, tag = split_image(image)
         answer = await self._api.write(
             "POST",
             await self._at("/images/create"),
             params={"fromImage": name, "tag": tag},
+            headers={} if login is None else {"X-Registry-Auth": registry_auth(login)},
             accept=(404, 500),
             timeout=PULL_LIMIT,
         )
@@ -144,6 +156,8 @@ class Engine:
         if answer.status != 200:
             problem = said_by_vendor(answer.body)
         if problem:
+            if login is not None:
+                problem = problem.replace(login.password.reveal(), "***")
             raise Refused(self._api.redact(f"{self._title} cannot pull {image[:200]}: {problem}"))
 
     async def _at(self, path: str) -> str:
