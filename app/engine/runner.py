@@ -32,7 +32,10 @@ async def register(lease: Lease, deps: Deps) -> Answer:
             return Move(State.DRAINING, reason, lease.asked_text)
         return await _give_back(lease, deps, reason, lease.asked_text)
     if silent(lease, deps):
-        return Move(State.DRAINING, Reason.NODE_SILENT, "The node stopped calling before its runner was online.")
+        text = "The node stopped calling before its runner was online."
+        if not lease.runner_id:
+            return Move(State.DRAINING, Reason.NODE_SILENT, text)
+        return await _give_back(lease, deps, Reason.NODE_SILENT, text)
     if lease.credential_ready or lease.credential_taken_at is not None:
         gone = await lost(lease, deps)
         if gone is not None:
@@ -107,7 +110,7 @@ async def wait_for_job(lease: Lease, deps: Deps) -> Answer:
             return Move(State.DRAINING, Reason.IDLE_TIMEOUT, "The forge ended the runner before a job came.")
         return Move(State.DRAINING, Reason.RUNNER_FAILED, f"The runner ended with code {lease.runner_exit} before a job came.")
     if silent(lease, deps):
-        return Move(State.DRAINING, Reason.NODE_SILENT, "The node stopped calling while its runner was idle.")
+        return await _give_back(lease, deps, Reason.NODE_SILENT, "The node stopped calling while its runner was idle.")
     idle_until = lease.entered_at + deps.pool_of(lease).idle_limit
     if now >= idle_until or lease.drain_asked_at is not None:
         reason, text = Reason.IDLE_TIMEOUT, "No job came within the idle limit."

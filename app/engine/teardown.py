@@ -13,6 +13,7 @@ from app.store import lease_views
 from providers.contract import Phase, Provider, ProviderError, Throttled
 
 LATELY = timedelta(seconds=1)  # a list that was asked for so long ago is new enough to look for an instance in
+AGREE = timedelta(seconds=5)  # between two lists that must agree that nothing was ever made: one may lack a page and not say so
 OVERRULE = frozenset(
     {
         Reason.OPERATOR,
@@ -87,16 +88,20 @@ async def destroy(lease: Lease, deps: Deps) -> Answer:
 
 
 async def _look_for_it(lease: Lease, deps: Deps, provider: Provider) -> Answer:
-    """A create without a clear answer: it is gone only when the list lacks it and a late create is past its time."""
+    """A create without a clear answer: it is gone only when two lists lack it and a late create is past its time."""
     now = deps.clock.now()
     patient = (lease.last_asked_at or lease.asked_at or now) + provider.traits.unknown_window
     listing = await deps.inventory.since(lease.provider, now - LATELY)
     found = next(iter(listing.by_tag.get(lease.tag, ())), None)
     if found is not None:
-        if not await deps.keep(lease, instance_id=found.id, **meter(lease, found, now)):
+        if not await deps.keep(lease, instance_id=found.id, missing_at=None, **meter(lease, found, now)):
             return Wait(0)
         return Wait(0, f"Found {found.id} under the lease's tag.")
     if listing.at <= patient:
         wait = min(pause(lease.tries, first=2.0, longest=30.0), max((patient - now).total_seconds() + 0.1, 1.0))
         return Wait(wait, "Waiting until a late create would show in the list.", failed=True)
+    first = lease.missing_at if lease.missing_at is not None and lease.missing_at >= lease.entered_at else None
+    if first is None or listing.at < first + AGREE:
+        note = f"{lease.provider}'s list lacks it; it is read once more before that is believed."
+        return Wait(AGREE.total_seconds(), note, values={"missing_at": first or listing.at})
     return Move(State.RELEASED, text=f"{lease.provider} never had it.", values={"gone_at": now})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from app.core.model import ChargeKind, Reason
 from app.core.states import State
-from app.store import ledger, strays
+from app.store import leases, ledger, strays
 from app.store.db import Database
 from providers.contract import Offer, Order
 from providers.fake import FakeSettings
@@ -84,6 +84,24 @@ async def test_one_missing_sighting_ends_no_machine(database: Database, tmp_path
         assert world.lease().state is State.BOOTING
         await world.run(timedelta(minutes=2))
         assert world.lease().missing_at is None, "the list has caught up"
+
+
+async def test_one_list_without_a_machine_does_not_prove_that_none_was_made(database: Database, tmp_path: Path) -> None:
+    """The create had no answer, and an operator wants the lease gone. The one list of that moment lacks the machine."""
+    clouds = {"cloud": FakeSettings(honours_keys=False, unique_names=False)}
+    async with World(database, tmp_path, clouds=clouds) as world:
+        world.cloud.faults.script("create", Trouble.LOST_REPLY)
+        world.github.queue(LABELS)
+        await world.run_until(lambda: bool(world.living()))
+        first = world.lease()
+        leases.ask(database, first.id, "destroy", Reason.OPERATOR, "Not needed.", "person", world.clock.now())
+        world.cloud.faults.list_lag = timedelta(hours=1)
+        await world.run_until(lambda: world.leases()[0].missing_at is not None)
+        world.cloud.faults.list_lag = timedelta(0)
+        await world.run_until(lambda: world.leases()[0].state is State.RELEASED)
+        assert world.leases()[0].instance_id, "the second list had it"
+        await world.run_until(world.all_released)
+        world.assert_clean()
 
 
 async def test_a_second_machine_of_one_order_is_destroyed_and_booked_while_the_first_goes_on(

@@ -166,9 +166,13 @@ class Bridge:
             self._world.count("list_lag")
         rate = self._world.conditions.rates.get("list_hole", 0.0) if self._world.troubled else 0.0
         if rate and found and self._world.dice.random() < rate:
-            self._world.count("list_hole")  # the answer says that it is whole, and it is not
-            hole = self._world.dice.randrange(len(found))
-            found = [one for place, one in enumerate(found) if place != hole]
+            hole = found[self._world.dice.randrange(len(found))].id
+            if hole != self._world.watch.hidden.get(self.name):  # one list lies; two in a row do not tell the same lie
+                self._world.count("list_hole")  # the answer says that it is whole, and it is not
+                found = [one for one in found if one.id != hole]
+                self._world.watch.hidden[self.name] = hole
+        else:
+            self._world.watch.hidden.pop(self.name, None)
         await self._server.point()
         self._world.watch.lists(one.id for one in found)
         return found

@@ -163,7 +163,7 @@ def endings(world: World) -> None:
             if name in world.users.foreign and name in world.watch.allowed:
                 world.broken("a job that must not run here ran", name)
             taken = name in world.users.stolen or side.ran_on(key).startswith("their-own-")
-            if state != "failure" or name in world.users.cancelled or taken:
+            if state != "failure" or name in world.users.cancelled or name in world.users.foreign or taken:
                 continue
             if not world.watch.ran.get(name):
                 world.broken("a job failed, and no machine of ours had it", f"{name} {side.note(key)}")

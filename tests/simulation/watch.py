@@ -66,6 +66,7 @@ class Watch:
         self.creates: list[tuple[float, str, str]] = []  # when, provider, tag
         self.destroys: set[str] = set()
         self.claims: dict[str, str] = {}  # lease -> the claim that was given out last
+        self.hidden: dict[str, str] = {}  # provider -> the instance that its last list left out
         self.listed: dict[str, datetime] = {}  # instance -> when a list first had it
         self.sure: set[str] = (
             set()
