@@ -11,7 +11,8 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from app import __version__
+from app import __version__, image_rules
+from app.core.images import Mode
 from app.core.model import Pool, RepositoryRule, ScopeKind
 from app.core.states import State
 from app.engine import enlist
@@ -343,6 +344,10 @@ def pool_of(pool: PoolSettings, settings: Settings) -> Pool:
         may_add=frozenset(pool.may_add),
         rent_on_burst_only=pool.rent == "burst",
         image=pool.image,
+        trust=image_rules.rule_of(pool, settings),
+        mode=Mode(pool.mode),
+        allow_build=pool.allow_build,
+        machine_image=pool.machine_image,
         scope=ScopeKind(pool.scope) if pool.scope is not None else None,
         scopes={"github": ScopeKind(github.scope)} if github is not None else {},
         scope_path=pool.scope_path or enterprise,

@@ -175,7 +175,7 @@ def _settings(folder: Path, forge: launch.Running, public_url: str, database: st
     }
     pool = {
         "name": "gpu", "labels": LABELS, "ceiling": 4, "max_minutes": 10, "idle_minutes": 1, "boot_minutes": 2,
-        "runner_command": list(machine.command()),
+        "runner_command": list(machine.command()), "mode": "bare", "signed": False,
     }  # fmt: skip
     tables: Iterable[tuple[str, dict[str, Any]]] = (
         ("[database]", {"url": f"file:{secret}"}),

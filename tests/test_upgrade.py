@@ -1,10 +1,11 @@
-"""A database of the release before, with a lease in each state, is migrated, and the new code leads every lease to its end."""
+"""A database of an earlier release, with a lease in each state, is migrated, and the new code leads every lease to its end."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 from alembic import command
 from alembic.config import Config
 
@@ -18,22 +19,25 @@ from providers.fake_cloud import Trouble
 from tests.world import World
 
 LABELS = ["gpu", "rubin"]
-BEFORE = "0001"
-"""The revision of the release before."""
+BEFORE = ("0001", "0002")
+"""The revisions of earlier releases."""
 
 
-async def through_the_release_before(world: World, url: str) -> None:
-    """Stop; the rows become what the release before would have left; the new release migrates them and starts."""
+async def through_an_earlier_release(world: World, url: str, revision: str) -> None:
+    """Stop; the rows become what that release would have left; the new release migrates them and starts."""
     with world.database.write() as conn:
         config = Config()
         config.set_main_option("script_location", str(migrations()))
         config.attributes["connection"] = conn
-        command.downgrade(config, BEFORE)
+        command.downgrade(config, revision)
     upgrade(url)
     await world.restart()
 
 
-async def test_leases_in_every_state_are_led_to_their_end(database: Database, database_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("revision", BEFORE)
+async def test_leases_in_every_state_are_led_to_their_end(
+    database: Database, database_url: str, tmp_path: Path, revision: str
+) -> None:
     async with World(database, tmp_path, clouds={"cloud": FakeSettings(keeps_records=True)}) as world:
         world.cloud.faults.script("offers", Trouble.BROKEN_OFF)
         world.cloud.faults.script("create", Trouble.THROTTLED, wait=timedelta(seconds=2))
@@ -49,7 +53,7 @@ async def test_leases_in_every_state_are_led_to_their_end(database: Database, da
             new = {lease.state for lease in world.leases()} - seen
             seen.update(new)
             if new:
-                await through_the_release_before(world, database_url)
+                await through_an_earlier_release(world, database_url, revision)
             busy = [lease for lease in world.leases() if lease.state is State.BUSY]
             if len(busy) == 2:  # one is ended by a person, and the forge does not let go of its runner at once
                 world.github.state.book.faults.api.append(ApiFault("/actions/runners/", 502, times=2))

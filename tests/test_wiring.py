@@ -26,9 +26,13 @@ kind = "local"
 
 [[pool]]
 labels = ["wide"]
+mode = "bare"
+signed = false
 
 [[pool]]
 labels = ["narrow"]
+mode = "bare"
+signed = false
 scope = "organization"
 
 [[repository]]

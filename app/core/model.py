@@ -9,6 +9,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
+from app.core.images import Mode, TrustRule
 from app.core.states import State
 from providers.contract import Need
 
@@ -64,6 +65,7 @@ class Reason(StrEnum):
     PROVE_TIMEOUT = "prove_timeout"
     REGISTER_TIMEOUT = "register_timeout"
     JOB_TIMEOUT = "job_timeout"  # the hard end time came
+    IMAGE_REFUSED = "image_refused"  # not signed as the pool demands, or revoked since
     BAD_NODE = "bad_node"  # GPU, driver or memory are not what was asked for
     JOIN_REUSED = "join_reused"  # somebody used the join token a second time
     INSTANCE_LOST = "instance_lost"  # the provider no longer has it: reclaimed, or died
@@ -137,7 +139,11 @@ class Pool:
     providers: tuple[str, ...] = ()  # in order of preference; empty: all
     may_add: frozenset[str] = frozenset()  # "spot", "burst", "region:sg", "gpus:4" (at most), "gpu:h100"
     rent_on_burst_only: bool = False  # own hosts first; rent only for jobs that say `burst`
-    image: str | None = None
+    image: str | None = None  # the container image that its jobs run in, as the settings name it
+    trust: TrustRule | None = None  # what the image must show; None: there is no image, and nothing is proven
+    mode: Mode = Mode.BARE
+    allow_build: bool = False  # guarded: whether jobs may build images
+    machine_image: str | None = None  # what a provider of machines boots below all that
     scope: ScopeKind | None = None  # where its runners are registered; None: as its forge has it
     scopes: Mapping[str, ScopeKind] = field(default_factory=dict[str, ScopeKind])  # by forge; else the repository
     scope_path: str = ""  # the organisation or enterprise; empty: the job's own owner
@@ -148,6 +154,11 @@ class Pool:
     boot_limit: timedelta = timedelta(minutes=20)
     beacon: bool = True  # GitLab: keep one online record against the one-hour trap
     note: str = ""  # shown on every lease of the pool, for example "asks for no GPU"
+
+    @property
+    def signed(self) -> bool:
+        """Whether its image must be signed. A lease of a pool where it need not be wears a red mark."""
+        return self.trust is not None and self.trust.signed
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +251,18 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeImage:
+    """What the agent found when it checked the image itself. Untrusted like the rest."""
+
+    digest: str = ""  # of what runs there: the index, or the manifest of the machine's platform
+    mode: str = ""
+    checked: bool = False  # the machine's own openssl verified a signature that names this digest
+    openssl: str = ""  # its version
+    keys: tuple[str, ...] = ()  # fingerprints of the keys that verified it
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeFacts:
     """What the agent measured on the node. Untrusted: every field may lie."""
 
@@ -252,6 +275,7 @@ class NodeFacts:
     kernel: str = ""
     cpus: int = 0
     problem: str = ""  # why nvidia-smi could not be asked
+    image: NodeImage | None = None  # None: it said nothing of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +300,11 @@ class Lease:
     tries: int = 0  # failed looks in a row in this state
     claim: str = ""
     version: int = 0  # counts facts, so that a fact which came during a look is not slept over
-    image: str | None = None
+    image: str | None = None  # what the provider is told to boot; a container only ever by its digest
+    mode: str = ""  # of its pool when it was planned; "": planned before there were modes
+    signed: bool = False  # its image had to be signed; without that it wears a red mark
+    image_digest: str = ""  # what the tag meant: looked up once, and only this travels on
+    image_verdict: Mapping[str, Any] | None = None  # core.images.ImageVerdict as JSON: who signed it, or which check failed
     # Placement:
     provider: str = ""
     region: str = ""

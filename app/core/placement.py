@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 from app.core.billing import billed, price
+from app.core.images import Mode
 from app.core.model import FAULTY, Ask, Lease, Pool, Verdict
-from providers.contract import Availability, Need, Offer, Traits
+from providers.contract import Availability, BootsFrom, Need, Offer, Traits
 
 USUAL_JOB = timedelta(minutes=20)
 """What a job is taken to last when offers are ranked by expected total."""
@@ -68,13 +69,22 @@ class Placement:
 
 
 def rank(
-    need: Need, ask: Ask, pool: Pool, offers: Sequence[Offer], traits: Mapping[str, Traits], bans: Sequence[Ban], now: datetime
+    need: Need,
+    ask: Ask,
+    pool: Pool,
+    offers: Sequence[Offer],
+    traits: Mapping[str, Traits],
+    bans: Sequence[Ban],
+    now: datetime,
+    built_for: Collection[str] = (),
 ) -> Placement:
-    """Own hosts first, then the lowest expected total for the usual job, then the provider's place in the pool's list."""
+    """Own hosts first, then the lowest expected total for the usual job, then the provider's place in the pool's list.
+
+    `built_for`: the architectures that the pool's image has; empty: any."""
     passed: list[Offer] = []
     verdicts: dict[tuple[str, str], Verdict] = {}
     for offer in offers:
-        no = reject(offer, need, ask, pool, bans, now)
+        no = _cannot_hold(offer, pool, traits, built_for) or reject(offer, need, ask, pool, bans, now)
         if no is None:
             passed.append(offer)
         rule, detail = no or ("", "")
@@ -126,6 +136,16 @@ def _is_price(value: object) -> bool:
 def expected(offer: Offer, traits: Traits) -> Decimal:
     """The bill for the usual job under this provider's granularity and minimum."""
     return price(billed(USUAL_JOB, traits.billing_granularity, traits.billing_minimum), offer.price_per_hour)
+
+
+def _cannot_hold(offer: Offer, pool: Pool, traits: Mapping[str, Traits], built_for: Collection[str]) -> tuple[str, str] | None:
+    """Where the pool's image, or its mode, could not run."""
+    if built_for and offer.architecture not in built_for:
+        return "image", f"is {offer.architecture}, the image is built for {', '.join(sorted(built_for))}"
+    boots = traits.get(offer.provider, Traits()).boots_from
+    if pool.mode is Mode.GUARDED and boots is BootsFrom.CONTAINER_IMAGE:
+        return "mode", "boots a container, and a guarded pool needs a machine with an engine of its own"
+    return None
 
 
 def reject(offer: Offer, need: Need, ask: Ask, pool: Pool, bans: Sequence[Ban], now: datetime) -> tuple[str, str] | None:

@@ -17,6 +17,8 @@ from app.core.states import COMING, ORDER, State
 
 FIRST_PAUSE = timedelta(seconds=5)
 LONGEST_PAUSE = timedelta(minutes=5)
+IMAGE_PAUSE = timedelta(seconds=30)
+"""The first pause after an image was refused: another offer would not change that, and signing it takes a person a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +67,7 @@ def decide(snapshot: Snapshot, pools: Mapping[str, Pool], draw: Draw) -> Plan:
                     f"The pool {pool.name} is at its ceiling of {pool.ceiling} machines; the next free place is this job's."
                 )
             elif pause is not None:
-                last = failed[-1]
-                waits[job.id] = (
-                    f"{len(failed)} tries failed, the last as {str(last.reason).replace('_', ' ')}: {last.reason_text}"
-                    f" Next try at {pause:%H:%M:%S} UTC."
-                )
+                waits[job.id] = _failed_sentence(failed, pause)
             else:
                 lease = draw(want.key, want, pool, len(failed) + 1)
                 new.append(lease)
@@ -93,12 +91,28 @@ def failures(ended: Sequence[Lease]) -> list[Lease]:
 
 
 def _pause(failed: Sequence[Lease], now: datetime) -> datetime | None:
-    """None: try now. The first failure is tried again at once, on another offer; later ones wait 5 s, 10 s, ... 5 min."""
-    if len(failed) < 2:
+    """None: try now. The first failure is tried again at once, on another offer; later ones wait 5 s, 10 s, ... 5 min.
+
+    An image that was refused is looked at again after 30 s, 1 min, ... 5 min."""
+    if not failed:
         return None
     last = failed[-1]
-    until = (last.gone_at or last.entered_at) + min(FIRST_PAUSE * 2 ** min(len(failed) - 2, 10), LONGEST_PAUSE)
+    if last.reason is Reason.IMAGE_REFUSED:
+        wait = IMAGE_PAUSE * 2 ** min(len(failed) - 1, 10)
+    elif len(failed) < 2:
+        return None
+    else:
+        wait = FIRST_PAUSE * 2 ** min(len(failed) - 2, 10)
+    until = (last.gone_at or last.entered_at) + min(wait, LONGEST_PAUSE)
     return until if until > now else None
+
+
+def _failed_sentence(failed: Sequence[Lease], pause: datetime) -> str:
+    last = failed[-1]
+    if last.reason is Reason.IMAGE_REFUSED:
+        return f"The image may not run, so nothing is rented: {last.reason_text} It is looked at again at {pause:%H:%M:%S} UTC."
+    why = f"the last as {str(last.reason).replace('_', ' ')}: {last.reason_text}"
+    return f"{len(failed)} tries failed, {why} Next try at {pause:%H:%M:%S} UTC."
 
 
 def _covers(lease: Lease) -> bool:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.core.model import NodeFacts
+from app.core.model import NodeFacts, NodeImage
+from app.core.verdicts import Wanted, short
 from providers.contract import Need
 
 MEMORY_SLACK = 0.9
@@ -24,9 +25,9 @@ class Check:
     passed: bool
 
 
-def prove(need: Need, facts: NodeFacts) -> tuple[Check, ...]:
-    """Every check of the need against the facts, in the order a person would read them. All must pass."""
-    checks: list[Check] = []
+def prove(need: Need, facts: NodeFacts, image: Wanted | None = None) -> tuple[Check, ...]:
+    """Every check of the need and the image against the facts, in the order a person would read them. All must pass."""
+    checks: list[Check] = [] if image is None else _image_checks(image, facts.image or NodeImage(problem="not reported"))
     count = max(need.gpus, 1) if need.gpu is not None else need.gpus
     if need.architecture is not None:
         checks.append(
@@ -56,6 +57,23 @@ def prove(need: Need, facts: NodeFacts) -> tuple[Check, ...]:
     if need.min_cuda is not None:
         checks.append(Check("CUDA", f"{need.min_cuda} or later", facts.cuda or "unknown", at_least(facts.cuda, need.min_cuda)))
     return tuple(checks)
+
+
+def _image_checks(wanted: Wanted, found: NodeImage) -> list[Check]:
+    """What runs there, and whether the machine itself has checked who signed it."""
+    same, seen = found.digest in wanted.digests, short(found.digest) or found.problem or "not reported"
+    checks = [Check("image", short(wanted.digest), seen, same)]
+    if found.mode != wanted.mode:
+        checks.append(Check("mode", wanted.mode, found.mode or "not reported", False))
+    if not wanted.signed:
+        return checks
+    good = found.checked and same and not found.problem
+    by = ", ".join(found.keys[:3]) or "an unnamed key"
+    seen = f"{found.openssl or 'openssl'}: {by}" if found.checked else found.problem or "not checked"
+    if found.checked and found.problem:
+        seen = found.problem
+    checks.append(Check("image signature", "checked by the machine's own openssl", seen, good))
+    return checks
 
 
 def _gpu_checks(label: str, need: Need, gpu: Mapping[str, Any]) -> list[Check]:

@@ -32,7 +32,8 @@ async def plan(deps: Deps) -> Plan:
                 due=snapshot.now,
                 need=pool.need,
                 ask=want.ask,
-                image=pool.image,
+                mode=str(pool.mode),
+                signed=pool.signed,
             )
             return replace(lease, deadline=deadline(State.PLANNED, lease, pool, snapshot.now))
 

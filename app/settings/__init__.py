@@ -2,7 +2,7 @@
 
 from app.settings.load import Loaded, SettingsError, load
 from app.settings.pools import PoolSettings
-from app.settings.secrets import SecretError, SecretPlace
+from app.settings.secrets import PublicPlace, SecretError, SecretPlace
 from app.settings.sections import (
     DatabaseSettings,
     EngineSettings,
@@ -14,21 +14,27 @@ from app.settings.sections import (
     ServerSettings,
 )
 from app.settings.tree import Settings
+from app.settings.trust import IdentitySettings, ProvenanceSettings, RegistrySettings, TrustSettings
 
 __all__ = [
     "DatabaseSettings",
     "EngineSettings",
     "GitHubSettings",
     "GitLabSettings",
+    "IdentitySettings",
     "Loaded",
     "LogSettings",
     "PoolSettings",
+    "ProvenanceSettings",
     "ProviderSettings",
+    "PublicPlace",
+    "RegistrySettings",
     "RepositorySettings",
     "SecretError",
     "SecretPlace",
     "ServerSettings",
     "Settings",
     "SettingsError",
+    "TrustSettings",
     "load",
 ]

@@ -29,6 +29,11 @@ def paths_from(folder: Path) -> Generator[None]:
         _folder.reset(token)
 
 
+def folder() -> Path:
+    """Where relative paths start that are read now."""
+    return _folder.get()
+
+
 class Section(BaseModel):
     """One table of the settings file: frozen, and an unknown key is an error."""
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from app.settings.load import variable
-from app.settings.secrets import SecretPlace
+from app.settings.secrets import PublicPlace, SecretPlace
 from app.settings.tree import Settings
 
 
@@ -32,8 +32,8 @@ class Key:
 
 def every_key() -> Iterator[Key]:
     """All keys, in the order of the file, those of a table together; providers' own keys are not among them."""
-    for _, path, section, alone in _tables(Settings):
-        title = _title(path, alone)
+    for _, path, section, alone, many in _tables(Settings):
+        title = _title(path, many)
         for name, field in section.model_fields.items():
             if _section(field)[0] is None:
                 yield _key((*path, name), title, field, alone)
@@ -42,8 +42,8 @@ def every_key() -> Iterator[Key]:
 def meanings() -> dict[str, str]:
     """What each table is for, by its title."""
     return {
-        _title(path, alone): " ".join((field.description or "").split())
-        for field, path, _, alone in _tables(Settings)
+        _title(path, many): " ".join((field.description or "").split())
+        for field, path, _, _, many in _tables(Settings)
         if field is not None
     }
 
@@ -75,21 +75,25 @@ def shown(value: Any) -> Any:
     return [shown(part) for part in cast(tuple[Any, ...], value)] if isinstance(value, tuple) else value
 
 
-def _title(path: tuple[str, ...], alone: bool) -> str:
+def _title(path: tuple[str, ...], many: bool) -> str:
     """A table as the file heads it: `[server]`, `[[pool]]`; empty at the top."""
     name = ".".join(path)
-    return "" if not name else f"[{name}]" if alone else f"[[{name}]]"
+    return "" if not name else f"[[{name}]]" if many else f"[{name}]"
 
 
 def _tables(
-    section: type[BaseModel], path: tuple[str, ...] = (), alone: bool = True, field: FieldInfo | None = None
-) -> Iterator[tuple[FieldInfo | None, tuple[str, ...], type[BaseModel], bool]]:
-    """Every table and list of tables: its field, its path, its section, and whether it stands for itself."""
-    yield field, path, section, alone
+    section: type[BaseModel],
+    path: tuple[str, ...] = (),
+    alone: bool = True,
+    field: FieldInfo | None = None,
+    many: bool = False,
+) -> Iterator[tuple[FieldInfo | None, tuple[str, ...], type[BaseModel], bool, bool]]:
+    """Every table and list of tables: its field, its path, its section, whether it stands in no list, and is one itself."""
+    yield field, path, section, alone, many
     for name, below in section.model_fields.items():
-        inner, many = _section(below)
+        inner, listed = _section(below)
         if inner is not None:
-            yield from _tables(inner, (*path, name), alone and not many, below)
+            yield from _tables(inner, (*path, name), alone and not listed, below, listed)
 
 
 def _section(field: FieldInfo) -> tuple[type[BaseModel] | None, bool]:
@@ -134,5 +138,6 @@ def _words(annotation: Any) -> str:
         Path: "path",
         Decimal: "price",
         SecretPlace: "secret",
+        PublicPlace: "public key",
     }
     return names.get(annotation, "text")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 import typing
 from collections.abc import Iterator, Mapping
@@ -190,7 +191,7 @@ def _sentence(path: Path | None, sources: Mapping[str, str], told: Any) -> list[
     origin = origin or str(path or "")
     start = f"{origin}: " if origin else ""
     if not key:
-        return [start + line for line in message.split("\n")]
+        return [start + problem for problem in re.split(r"\n(?! )", message)]  # indented lines are what to write
     model, title = _table_at(key[:-1])
     where = f" in {title}" if title else ""
     if told["type"] == "extra_forbidden":
@@ -203,9 +204,10 @@ def _sentence(path: Path | None, sources: Mapping[str, str], told: Any) -> list[
         message = "is empty"
     message = message.replace("Input should be", "should be").split(", unable to parse")[0]
     whole, whole_title = _table_at(key)
-    if whole is not model or (isinstance(key[-1], int) and whole_title):  # the check of a whole table
-        return [f"{start}{whole_title}: {message}"]
     named = next((part for part in reversed(key) if isinstance(part, str)), "")
+    word = named in model.model_fields  # of a list of words
+    if whole is not model or (isinstance(key[-1], int) and whole_title and not word):  # the check of a whole table
+        return [f"{start}{whole_title}: {message}"]
     return [f"{start}`{named}`{where}: {message}"]
 
 
@@ -224,6 +226,9 @@ def _warnings(settings: Settings) -> Iterator[str]:
     for secret in _places(settings):
         if secret.warning():
             yield secret.warning()
+    for pool in settings.pool:
+        if not pool.signed:
+            yield f"pool {pool.name}: `signed = false`, so nothing proves what its jobs run in; every lease wears a red mark"
     if settings.pool and not settings.repository:
         yield 'no [[repository]] is named, so no job is served: add one, for example match = "acme/*"'
     if settings.pool and not settings.provider:

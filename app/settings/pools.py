@@ -10,6 +10,11 @@ from typing import Any, Literal, Self, cast
 from pydantic import Field, model_validator
 
 from app.settings.fields import Addition, Label, Name, Price, Section, Words, table
+from app.settings.trust import Digest, IdentitySettings, ImageReference, Pattern, ProvenanceSettings, PublicKeyField
+
+UNPROVEN = (
+    'name a signed `image`, or write these two lines, and every lease wears a red mark:\n    mode = "bare"\n    signed = false'
+)
 
 
 class PoolSettings(Section):
@@ -54,8 +59,35 @@ class PoolSettings(Section):
     """What a job's own labels may add: `spot`, `burst`, `region:NAME`, `gpu:NAME`, `gpus:NUMBER` (at most). Default none."""
     rent: Literal["always", "burst"] = "always"
     """`burst`: own hosts first, and machines are rented only for jobs that say `burst`. Default `always`."""
-    image: Words | None = None
-    """Machine or container image to boot. Default: the provider's own."""
+    image: ImageReference | None = None
+    """Container image that its jobs run in, its registry first: `registry.acme.example/ci/gpu:v3`. It must be signed, unless
+    `signed` says otherwise; the digest that its tag means is looked up once for each lease. Default none: see `mode`."""
+    mode: Literal["contained", "guarded", "bare"] = "contained"
+    """`contained`: the runner is inside `image` and starts no containers. `guarded`: it may start some, each from an image
+    that passes the same checks. `bare`: it is a process on the machine, where nothing can be enforced. Default `contained`;
+    without `image` it has to be `bare`."""
+    signed: bool = True
+    """Whether `image` must be signed. Default true. false is written down in the audit, and every lease wears a red mark."""
+    keys: tuple[PublicKeyField, ...] = Field(default=(), max_length=20)
+    """Public keys (PEM) of those who may sign, as `file:PATH`. Default: those of [trust], if `identity` is not set either."""
+    identity: tuple[IdentitySettings, ...] = Field(default=(), max_length=20)
+    """Those who may sign without a key. Default: those of [trust], if `keys` is not set either."""
+    sign_by: Literal["any", "all"] = "any"
+    """Whether one of the keys and identities must have signed, or every one. Default `any`."""
+    provenance: ProvenanceSettings | None = None
+    """The SLSA attestation that `image` must have, too; `{}` for any. Default none."""
+    oldest_signature_days: float | None = Field(default=None, gt=0, le=36_500)
+    """Days after which a signature no longer counts. Default none: a signature counts for ever."""
+    image_repositories: tuple[Pattern, ...] = Field(default=(), max_length=100)
+    """Patterns over registry and repository that its images may lie in: `registry.acme.example/ci/*`. Default: anywhere in
+    the registries of the settings."""
+    revoked: tuple[Digest, ...] = Field(default=(), max_length=10_000)
+    """Digests that never run in this pool, besides those of [trust]. Default none."""
+    allow_build: bool = False
+    """`guarded`: whether jobs may build images. Default false: what a build makes, nobody has signed."""
+    machine_image: Words | None = None
+    """What a provider of machines boots below all that, and in a `bare` pool what one of containers boots. Default: the
+    provider's own."""
     scope: Literal["repository", "organization", "enterprise"] | None = None
     """Where runners are registered. Default: the forge's `scope`. For GitLab an organisation is a group."""
     scope_path: Words = ""
@@ -99,8 +131,23 @@ class PoolSettings(Section):
             raise ValueError("`boot_minutes` is longer than `max_minutes`, the time of the whole lease")
         if self.scope_path and self.scope in (None, "repository"):
             raise ValueError('`scope_path` needs `scope = "organization"` or `"enterprise"`')
+        if (no := self._unproven()) is not None:
+            raise ValueError(no)
         for word in ("min_driver", "min_cuda"):
             text: str | None = getattr(self, word)
             if text is not None and not re.fullmatch(r"\d+(\.\d+){0,3}", text):
                 raise ValueError(f'`{word}` is a version such as "12.8"')
         return self
+
+    def _unproven(self) -> str | None:
+        """What its image and its mode say against each other."""
+        if self.image is None and (self.mode != "bare" or self.signed):
+            return f"no `image` is named, so nothing proves what its jobs run in: {UNPROVEN}"
+        if self.mode == "bare" and self.image is not None:
+            return "a `bare` pool runs in no `image`; what the provider boots is `machine_image`"
+        if self.allow_build and self.mode != "guarded":
+            return '`allow_build` is for `mode = "guarded"`: in another one no job reaches an engine'
+        signing = {name for name in ("keys", "identity", "provenance", "oldest_signature_days") if getattr(self, name)}
+        if not self.signed and signing:
+            return f"`signed` is false, so `{min(signing)}` would be for nothing: leave one of them out"
+        return None

@@ -132,3 +132,23 @@ class SecretPlace:
             return content.decode()
         except UnicodeDecodeError:
             raise SecretError(f"{self}: not UTF-8 text") from None
+
+
+class PublicPlace(SecretPlace):
+    """The address of a public key: read like a secret, but anybody may see what is there."""
+
+    __slots__ = ()
+
+    def __init__(self, text: str, *, folder: Path | None = None, timeout: float = 10.0) -> None:
+        """Raises ValueError for a text that is no address."""
+        if not text.startswith(FORMS):
+            raise ValueError("a public key is named as file:PATH, env:NAME or cmd:PROGRAM")
+        super().__init__(text, folder=folder, timeout=timeout)
+
+    @property
+    def name(self) -> str:
+        """What people call the key: the file, the variable or the program that it comes from."""
+        return self.path.name if self.path is not None else str(self).partition(":")[2]
+
+    def warning(self) -> str:
+        return ""

@@ -21,6 +21,7 @@ from app.settings.sections import (
     RepositorySettings,
     ServerSettings,
 )
+from app.settings.trust import RegistrySettings, TrustSettings, registry_of
 
 
 class Settings(BaseSettings):
@@ -50,6 +51,10 @@ class Settings(BaseSettings):
     """The GitLab account. Default none."""
     provider: tuple[ProviderSettings, ...] = Field(default=(), max_length=100)
     """Accounts at places that rent out machines. Default none."""
+    trust: TrustSettings = TrustSettings()
+    """Whose signature on an image counts."""
+    registry: tuple[RegistrySettings, ...] = Field(default=(), max_length=100)
+    """Registries that may be asked for images. Default none."""
     pool: tuple[PoolSettings, ...] = Field(default=(), max_length=200)
     """Which jobs are served, and with what. Default none."""
     repository: tuple[RepositorySettings, ...] = Field(default=(), max_length=1_000)
@@ -73,7 +78,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        problems = [*self._addresses(), *self._names(), *self._served_twice(), *self._scopes()]
+        problems = [*self._addresses(), *self._names(), *self._served_twice(), *self._scopes(), *self._images()]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -88,6 +93,8 @@ class Settings(BaseSettings):
         for title, names in (("provider", [row.name for row in self.provider]), ("pool", [row.name for row in self.pool])):
             doubles = [name for name, count in Counter(names).items() if count > 1]
             problems += [f"[[{title}]]: two are named `{name}`" for name in doubles]
+        doubles = [host for host, count in Counter(row.host for row in self.registry).items() if count > 1]
+        problems += [f"[[registry]]: two have the host `{host}`" for host in doubles]
         known = {row.name for row in self.provider}
         forges = {name for name, table in (("github", self.github), ("gitlab", self.gitlab)) if table is not None}
         for number, pool in enumerate(self.pool, 1):
@@ -98,6 +105,26 @@ class Settings(BaseSettings):
             for forge in pool.forges:
                 if forge not in forges:
                     problems.append(f"[[pool]] #{number} `forges`: there is no [{forge}] table")
+        return problems
+
+    def _images(self) -> list[str]:
+        """Pools whose image could never pass."""
+        problems: list[str] = []
+        hosts = {row.host for row in self.registry}
+        for number, pool in enumerate(self.pool, 1):
+            where = f"[[pool]] #{number}"
+            if pool.image is None:
+                continue
+            if (host := registry_of(pool.image)) not in hosts:
+                lines = f'    [[registry]]\n    host = "{host}"'
+                problems.append(f"{where} `image`: its registry is in no [[registry]], and no other is asked. Write:\n{lines}")
+            own = bool(pool.keys or pool.identity)
+            identities = pool.identity if own else self.trust.identity
+            if pool.signed and not own and not self.trust.keys and not identities:
+                line = '    [trust]\n    keys = ["file:cosign.pub"]'
+                problems.append(f"{where} `image`: nothing says whose signature on it counts. Write, for example:\n{line}")
+            if pool.signed and identities and self.trust.trusted_root is None:
+                problems.append(f"{where} `identity`: signatures without a key need `trusted_root` in [trust]")
         return problems
 
     def _served_twice(self) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import sqlalchemy as sa
 
-from app.core.model import Ask, Charge, ChargeKind, DemandKey, Job, JobState, Lease, NodeFacts, Reason, Scope, Span
+from app.core.model import Ask, Charge, ChargeKind, DemandKey, Job, JobState, Lease, NodeFacts, NodeImage, Reason, Scope, Span
 from app.core.states import State
 from app.store.tables import charge, job, lease, span
 from providers.contract import Need
@@ -64,6 +64,19 @@ def plain(value: object) -> Any:
     raise TypeError(f"a {type(value).__name__} has no place in a row")
 
 
+def kept(value: object) -> Any:
+    """JSON values whole, however long a text: what was signed is no use when it is cut. Only what no database keeps is gone."""
+    if isinstance(value, str):
+        return UNFIT.sub("\ufffd", value)
+    if isinstance(value, Mapping):
+        return {UNFIT.sub("\ufffd", str(key)): kept(inner) for key, inner in cast("Mapping[object, object]", value).items()}
+    if isinstance(value, list | tuple):
+        return [kept(inner) for inner in cast("Sequence[object]", value)]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    raise TypeError(f"a {type(value).__name__} has no place in a row")
+
+
 # --- jobs
 
 _JOB_NAMES = tuple(part.name for part in fields(Job))
@@ -92,7 +105,7 @@ def job_values(job: Job) -> dict[str, Any]:
 
 # --- leases
 
-_ELSEWHERE = {"key", "granularity", "minimum", "credential_ready", "need", "ask", "decision"}
+_ELSEWHERE = {"key", "granularity", "minimum", "credential_ready", "need", "ask", "decision", "image_verdict"}
 _SAME = tuple(part.name for part in fields(Lease) if part.name not in _ELSEWHERE)
 _SHARED = ("need", "ask", "labels")  # read as text: thousands of leases have the same few, and each is parsed once
 SLIM_COLUMNS: tuple[sa.ColumnElement[Any], ...] = (
@@ -103,8 +116,8 @@ SLIM_COLUMNS: tuple[sa.ColumnElement[Any], ...] = (
     # SQLite 3.40 answers that with 1 for a column that is NULL (it reads the row through a partial index).
     (sa.func.coalesce(sa.func.length(lease.c.credential), 0) > 0).label("credential_ready"),
 )
-"""For lists: without `decision`, the placement's whole record and by far the longest column."""
-LEASE_COLUMNS = (*SLIM_COLUMNS, lease.c.decision)
+"""For lists: without `decision` and `image_verdict`, the whole records and by far the longest columns."""
+LEASE_COLUMNS = (*SLIM_COLUMNS, lease.c.decision, lease.c.image_verdict)
 _NAMES = tuple(column.key for column in LEASE_COLUMNS)
 PROTECTED = frozenset(
     {
@@ -172,7 +185,7 @@ def _labels_of(text: str | None) -> tuple[str, ...] | None:
 
 def lease_values(lease: Lease) -> dict[str, Any]:
     """Every column of a new lease, whole as policy drew it."""
-    values: dict[str, Any] = {name: getattr(lease, name) for name in (*_SAME, "need", "ask", "decision")}
+    values: dict[str, Any] = {name: getattr(lease, name) for name in (*_SAME, "need", "ask", "decision", "image_verdict")}
     values |= {"pool": lease.key.pool, "forge": lease.key.forge, "scope": str(lease.key.scope)}
     values |= {"labels": list(lease.key.labels), "state": str(lease.state), "reason": lease.reason and str(lease.reason)}
     values["asked_reason"] = lease.asked_reason and str(lease.asked_reason)
@@ -180,6 +193,7 @@ def lease_values(lease: Lease) -> dict[str, Any]:
     values |= {"need": _plain_once(lease.need), "ask": _plain_once(lease.ask)}
     for name in ("facts", "offer", "decision"):
         values[name] = plain(values[name])
+    values["image_verdict"] = kept(values["image_verdict"])
     return values
 
 
@@ -203,6 +217,8 @@ def lease_changes(values: Mapping[str, Any]) -> dict[str, Any]:
             changes[name] = clean(value)
         elif name in ("need", "ask", "facts", "offer", "decision"):
             changes[name] = plain(value)
+        elif name == "image_verdict":
+            changes[name] = kept(value)
         else:
             changes[name] = value
     if changes.get("credential") is not None:
@@ -258,6 +274,21 @@ def facts_of(values: Mapping[str, Any]) -> NodeFacts:
         kernel=text("kernel"),
         cpus=whole(values.get("cpus")),
         problem=text("problem"),
+        image=_image_of(values.get("image")),
+    )
+
+
+def _image_of(told: object) -> NodeImage | None:
+    if not isinstance(told, Mapping):
+        return None
+    values = cast("Mapping[str, object]", told)
+    texts = {name: values.get(name) for name in ("digest", "mode", "openssl", "problem")}
+    keys = values.get("keys")
+    listed = cast("Sequence[object]", keys)[:20] if isinstance(keys, list | tuple) else ()
+    return NodeImage(
+        **{name: clean(text, 500) if isinstance(text, str) else "" for name, text in texts.items()},
+        checked=values.get("checked") is True,
+        keys=tuple(clean(key, 200) for key in listed if isinstance(key, str)),
     )
 
 

@@ -168,6 +168,10 @@ lease = sa.Table(
     _time("missing_at"),
     _time("last_asked_at"),
     _text("first_job"),  # the one that its node asked to start; no other may
+    _text("mode"),
+    sa.Column("signed", sa.Boolean, nullable=False, server_default=sa.false()),
+    _text("image_digest"),
+    sa.Column("image_verdict", Json, nullable=True),
     sa.Index("ix_lease_due", "due", sqlite_where=LIVE, postgresql_where=LIVE),
     sa.Index("ix_lease_state", "state", "entered_at"),
     sa.Index("ix_lease_live", "created_at", sqlite_where=LIVE, postgresql_where=LIVE),
@@ -207,6 +211,26 @@ node_log = sa.Table(
     _time("at", nullable=False),
     _text("source"),  # "agent", "boot", "runner"
     _text("line"),
+)
+
+lease_image = sa.Table(  # each image that a lease's job asked to start a container from, and what was found
+    "lease_image",
+    metadata,
+    sa.Column("lease_id", sa.String(40), sa.ForeignKey("lease.id"), primary_key=True),
+    sa.Column("asked", sa.String(600), primary_key=True),  # as the job wrote it
+    _text("digest"),
+    sa.Column("allowed", sa.Boolean, nullable=False),
+    sa.Column("verdict", Json, nullable=False),
+    _time("at", nullable=False),
+)
+
+revoked_image = sa.Table(  # digests that may not run any more, whoever signed them
+    "revoked_image",
+    metadata,
+    sa.Column("digest", sa.String(80), primary_key=True),
+    _text("why"),
+    _text("actor"),
+    _time("at", nullable=False),
 )
 
 charge = sa.Table(

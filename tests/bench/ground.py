@@ -47,7 +47,12 @@ name = "bench"
 labels = {json.dumps(LABELS)}
 max_price_per_hour = "9.5"
 ceiling = 1000
-""" + "".join(f'[[pool]]\nname = "pool-{n}"\nlabels = ["gpu", "pool-{n}"]\nceiling = 1000\n' for n in range(POOLS))
+mode = "bare"
+signed = false
+""" + "".join(
+    f'[[pool]]\nname = "pool-{n}"\nlabels = ["gpu", "pool-{n}"]\nceiling = 1000\nmode = "bare"\nsigned = false\n'
+    for n in range(POOLS)
+)
 
 
 def session_of(number: int) -> str:

@@ -204,7 +204,7 @@ def open_stage(scenario: Scenario, faults: Mapping[str, Any]) -> Generator[Stage
         forge.ask("faults", dict(faults))
         forge.ask("limits", {"lost": LOST_SECONDS})
         config = folder / "sublet.toml"
-        picture = image.publish(forge.folder, forge.url).reference if engine is not None else ""
+        picture = image.publish(forge.folder, forge.url) if engine is not None else None
         config.write_text(_settings(scenario, folder, forge, wires.balancer_port, engine, picture))
         services: list[Service] = []
         for place, role in enumerate(scenario.roles):
@@ -245,7 +245,9 @@ def _engine(scenario: Scenario, stack: contextlib.ExitStack) -> str | None:
     return engine
 
 
-def _settings(scenario: Scenario, folder: Path, forge: launch.Running, balancer: int, engine: str | None, picture: str) -> str:
+def _settings(
+    scenario: Scenario, folder: Path, forge: launch.Running, balancer: int, engine: str | None, picture: image.Published | None
+) -> str:
     database = f"sqlite:///{folder}/sublet.db" if scenario.database == "sqlite" else f"file:{folder}/database"
     command = machine.command() if engine is None else machine.command_in_image()
     provider: dict[str, Any] = {"name": "here", "kind": scenario.provider, "price_per_hour": PRICE, "slots": CEILING + 1}
@@ -260,7 +262,7 @@ def _settings(scenario: Scenario, folder: Path, forge: launch.Running, balancer:
         "boot_minutes": 2,
         "runner_command": list(command),
     }
-    pool |= {"image": picture} if picture else {}
+    pool |= {"mode": "bare", "signed": False} if picture is None else {"image": picture.reference}
     tables: list[tuple[str, dict[str, Any]]] = [
         ("[server]", {"host": "127.0.0.1"}),
         ("[database]", {"url": database}),
@@ -276,6 +278,7 @@ def _settings(scenario: Scenario, folder: Path, forge: launch.Running, balancer:
         ),
         ("[[provider]]", provider),
         ("[[pool]]", pool),
+        *(() if picture is None else _trusting(picture)),
         ("[[repository]]", {"match": "acme/*"}),
         ("[engine]", ENGINE),
         ("[log]", {"level": "info", "format": "json"}),
@@ -284,6 +287,11 @@ def _settings(scenario: Scenario, folder: Path, forge: launch.Running, balancer:
     for head, rows in tables:  # JSON's strings, numbers, words and lists are TOML's, too
         lines += ["", head, *(f"{key} = {json.dumps(value)}" for key, value in rows.items())]
     return "\n".join(lines) + "\n"
+
+
+def _trusting(picture: image.Published) -> tuple[tuple[str, dict[str, Any]], ...]:
+    keys = [f"file:{picture.public_key_file.absolute()}"]
+    return ("[trust]", {"keys": keys}), ("[[registry]]", {"host": picture.repository.partition("/")[0]})
 
 
 def _end_forge(folder: Path) -> None:

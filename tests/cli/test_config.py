@@ -19,8 +19,13 @@ webhook_secret = "env:HOOK"
 [[provider]]
 name = "mine"
 kind = "local"
+[trust]
+keys = ["file:cosign.pub"]
+[[registry]]
+host = "registry.acme.example"
 [[pool]]
 labels = ["gpu"]
+image = "registry.acme.example/ci/gpu:v3"
 [[repository]]
 match = "acme/*"
 """

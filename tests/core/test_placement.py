@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from app.core.images import Mode, TrustRule
 from app.core.model import Ask, Lease, Reason
 from app.core.placement import Ban, bans, rank, reject
 from app.core.states import State
-from providers.contract import Availability, Need, Offer, Traits
+from providers.contract import Availability, BootsFrom, Need, Offer, Traits
 from tests.core.values import NOON, lease, offer, pool
 
 HOURLY = Traits(billing_granularity=timedelta(hours=1))
@@ -87,3 +88,18 @@ def test_the_record_keeps_every_verdict_and_counts_rejections() -> None:
     assert record["chosen"] == {"provider": "cloud", "offer": "b"}
     assert record["rejected"] == {"cooling-down": 1, "price": 1}
     assert [verdict["passed"] for verdict in record["verdicts"]] == [True, False, False]
+
+
+def test_a_machine_that_the_image_was_not_built_for_is_not_rented() -> None:
+    offers = [offer("x86"), offer("arm", "1", architecture="arm64")]
+    placed = rank(Need(), Ask(), pool(), offers, {}, (), NOON, built_for={"amd64"})
+    assert [chosen.id for chosen in placed.ranked] == ["x86"]
+    (no,) = [verdict for verdict in placed.verdicts if not verdict.passed]
+    assert (no.rule, no.detail) == ("image", "is arm64, the image is built for amd64")
+
+
+def test_a_guarded_pool_needs_a_machine_and_no_container() -> None:
+    traits = {"cloud": Traits(boots_from=BootsFrom.CONTAINER_IMAGE)}
+    guarded = pool(mode=Mode.GUARDED, trust=TrustRule())
+    assert rank(Need(), Ask(), guarded, [offer("a")], traits, (), NOON).record(None)["rejected"] == {"mode": 1}
+    assert len(rank(Need(), Ask(), pool(mode=Mode.CONTAINED), [offer("a")], traits, (), NOON).ranked) == 1

@@ -106,3 +106,18 @@ def test_runners_that_no_job_comes_to_are_not_rented_for_ever() -> None:
     """Its job waits on: the runner group or the labels keep them apart, and each try would cost an idle limit of rent."""
     idle = Reason.IDLE_TIMEOUT
     assert run(job(1), recent=(failed(1, 60, idle), failed(2, 30, idle), failed(3, 1, idle))).new == ()
+
+
+def test_an_image_that_was_refused_is_looked_at_again_after_half_a_minute_and_then_ever_later() -> None:
+    """Another offer would not sign it; a person may, meanwhile."""
+    refused = Reason.IMAGE_REFUSED
+    plan = run(job(1), recent=(failed(1, 1, refused),))
+    assert plan.new == ()
+    assert plan.waits["github-1"] == (
+        "The image may not run, so nothing is rented: It stayed silent. It is looked at again at 12:00:29 UTC."
+    )
+    assert len(run(job(1), recent=(failed(1, 30, refused),)).new) == 1
+    assert run(job(1), recent=(failed(1, 90, refused), failed(2, 59, refused))).new == ()
+    many = tuple(failed(number, 1_000 - number, refused) for number in range(9))
+    assert run(job(1), recent=(*many, failed(10, 299, refused))).new == ()
+    assert len(run(job(1), recent=(*many, failed(10, 300, refused))).new) == 1

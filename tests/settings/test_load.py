@@ -27,10 +27,21 @@ labels = ["gpu", "Rubin"]
 gpu = "rubin"
 max_price_per_hour = "9.50"
 providers = ["mine"]
+image = "registry.acme.example/ci/gpu:v3"
+
+[trust]
+keys = ["file:cosign.pub"]
+
+[[registry]]
+host = "registry.acme.example"
 
 [[repository]]
 match = "acme/*"
 """
+
+
+BARE = 'mode = "bare"\nsigned = false\n'
+"""What a pool without an image has to say."""
 
 
 def read(tmp_path: Path, text: str, environment: Mapping[str, str] | None = None, **flags: object) -> Loaded:
@@ -63,7 +74,7 @@ def test_without_a_file_everything_has_a_default() -> None:
 
 
 def test_a_forgotten_price_rents_nothing_that_costs(tmp_path: Path) -> None:
-    (pool,) = read(tmp_path, '[[pool]]\nlabels = ["gpu"]\n').settings.pool
+    (pool,) = read(tmp_path, f'[[pool]]\nlabels = ["gpu"]\n{BARE}').settings.pool
     assert pool.max_price_per_hour == 0
 
 
@@ -128,11 +139,11 @@ def test_a_secret_in_place_is_refused_and_not_repeated(tmp_path: Path, text: str
 )
 def test_a_pool_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
     labels = "" if text.startswith("labels") else 'labels = ["gpu"]\n'
-    assert sentence in "\n".join(problems(tmp_path, f"[[pool]]\n{labels}{text}\n"))
+    assert sentence in "\n".join(problems(tmp_path, f"[[pool]]\n{labels}{BARE}{text}\n"))
 
 
 def test_two_pools_may_share_neither_name_nor_labels(tmp_path: Path) -> None:
-    text = '[[pool]]\nlabels = ["gpu", "a"]\n[[pool]]\nlabels = ["A", "gpu"]\nname = "gpu-a"\n'
+    text = f'[[pool]]\nlabels = ["gpu", "a"]\n{BARE}[[pool]]\nlabels = ["A", "gpu"]\nname = "gpu-a"\n{BARE}'
     assert problems(tmp_path, text) == [
         "[[pool]]: two are named `gpu-a`",
         "[[pool]] #2 `labels`: the same as those of #1 (`gpu-a`)",
@@ -170,7 +181,7 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None
 
 
 def test_a_list_in_the_environment_replaces_the_files(tmp_path: Path) -> None:
-    loaded = read(tmp_path, GOOD, {"SUBLET_POOL": '[{"labels": ["cpu"]}]'})
+    loaded = read(tmp_path, GOOD, {"SUBLET_POOL": '[{"labels": ["cpu"], "mode": "bare", "signed": false}]'})
     assert [pool.name for pool in loaded.settings.pool] == ["cpu"]
     assert loaded.source("pool[0].labels") == "SUBLET_POOL"
     assert loaded.source("pool[0].gpu") == "default"
