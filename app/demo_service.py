@@ -16,10 +16,26 @@ REPOSITORY = "acme/train"
 CALL_SECONDS = 120.0
 DOCKER = "unix:///var/run/docker.sock"
 NOTE = "Demo: this pool asks for no GPU, so the job runs on this machine and costs nothing."
+BARE_NOTE = (
+    "The red mark: its job is a process on this machine and in no image, so there is no signature to check. "
+    "Your own pools will name a signed image, as this demo does with --provider docker."
+)
+SIGNED_NOTE = "Its image is signed with a key that the demo made, and comes from a registry that the demo runs."
 
 
 class DemoTrouble(Exception):
     """The demo cannot start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """What the settings say of images: in the pool, and beside it."""
+
+    pool: dict[str, Any]
+    settings: dict[str, Any]
+
+
+BARE = Images({"mode": "bare", "signed": False, "note": f"{NOTE} {BARE_NOTE}"}, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +74,7 @@ async def prepare(loaded: Loaded, public_url: str, provider: str) -> Demo:
     data = Path(loaded.settings.data)
     try:
         forge = await asyncio.to_thread(launch.ensure, data)
-        pool = await asyncio.to_thread(_contained, forge) if provider == "docker" else {}
+        images = await asyncio.to_thread(_signed, forge) if provider == "docker" else BARE
     except Exception as error:
         raise DemoTrouble(f"The demo cannot start: {error}") from error
     command = machine.command_in_image() if provider == "docker" else machine.command()
@@ -86,17 +102,23 @@ async def prepare(loaded: Loaded, public_url: str, provider: str) -> Demo:
                 "idle_minutes": 2,
                 "boot_minutes": 3,
                 "runner_command": list(command),
-                "note": NOTE,
-                **pool,
+                **images.pool,
             }
         ],
+        **images.settings,
         "repository": [{"match": "acme/*"}],
         "engine": {"beat_seconds": 1, "heartbeat_seconds": 2, "silent_minutes": 2},
     }
     return Demo(load(None, settings), forge, data)
 
 
-def _contained(forge: launch.Running) -> dict[str, Any]:
-    """The pool's image, which the forge's own registry serves. Raises NoImage."""
+def _signed(forge: launch.Running) -> Images:
+    """A signed image, which the forge's own registry serves. Raises NoImage."""
     image.suits()
-    return {"image": image.publish(forge.folder, forge.url).reference}
+    published = image.publish(forge.folder, forge.url)
+    registry = published.repository.partition("/")[0]
+    settings = {
+        "trust": {"keys": [f"file:{published.public_key_file.absolute()}"]},
+        "registry": [{"host": registry}],
+    }
+    return Images({"image": published.reference, "note": f"{NOTE} {SIGNED_NOTE}"}, settings)
