@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, cast
@@ -88,9 +88,9 @@ class Evidence:
     signed_at: datetime | None
     log_index: int | None
     detail: str  # why it failed; of a good one "", or builder and source
-    payload: bytes = b""  # exactly the bytes that were signed
-    signature: bytes = b""
-    key_pem: str = ""
+    payload: bytes = field(default=b"", repr=False)  # exactly the bytes that were signed
+    signature: bytes = field(default=b"", repr=False)
+    key_pem: str = field(default="", repr=False)
     digest: str = ""  # the digest that it speaks for
 
 
