@@ -18,6 +18,7 @@ import httpx
 from app.demo import registry, signature
 from app.demo.layout import CONFIG_TYPE, LAYER_TYPE, MANIFEST_TYPE, Layout
 from app.demo.rootfs import NoImage, Tree, gather
+from app.kit.clock import SystemClock
 
 NAME, TAG = "sublet-demo", "latest"
 USUAL = "unix:///var/run/docker.sock"
@@ -61,7 +62,8 @@ def publish(folder: Path, url: str) -> Published:
     if entry is None or entry["annotations"].get(CONTENT) != content or shelf.blob(entry["digest"]) is None:
         entry = _build(shelf, tree) | {"annotations": {CONTENT: content}}
     digest = str(entry["digest"])
-    shelf.name({TAG: entry, signature.tag_of(digest): signature.sign(shelf, repository, digest, key)})
+    signed = signature.sign(shelf, repository, digest, key, SystemClock().now())
+    shelf.name({TAG: entry, signature.tag_of(digest): signed})
     return Published(repository, digest, folder / signature.PUBLIC)
 
 

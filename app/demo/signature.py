@@ -6,7 +6,9 @@ The key is made once and stays in the forge's folder: what it signs is trusted b
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from app.demo.layout import CONFIG_TYPE, MANIFEST_TYPE, Layout
 
 KEY, PUBLIC = "image-signing.pem", "image-signing.pub"
 PAYLOAD_TYPE = "application/vnd.dev.cosign.simplesigning.v1+json"
+FOR = "sublet.demo.signed"  # the annotation that says for whom and with which key
 SIGNATURE = "dev.cosignproject.cosign/signature"
 
 
@@ -45,15 +48,19 @@ def tag_of(digest: str) -> str:
     return digest.replace(":", "-") + ".sig"
 
 
-def sign(shelf: Layout, repository: str, digest: str, key: ec.EllipticCurvePrivateKey) -> dict[str, Any]:
-    """Puts the signature into the layout, and returns the descriptor of its manifest."""
+def sign(shelf: Layout, repository: str, digest: str, key: ec.EllipticCurvePrivateKey, now: datetime) -> dict[str, Any]:
+    """The descriptor of the signature's manifest: the one that is there, or a new one that is put into the layout."""
+    mark = {FOR: f"{repository} {hashlib.sha256(public_pem(key).encode()).hexdigest()}"}
+    there = shelf.find(tag_of(digest))
+    if there is not None and mark.items() <= there["annotations"].items():
+        return there
     payload = {
         "critical": {
             "identity": {"docker-reference": repository},
             "image": {"docker-manifest-digest": digest},
             "type": "cosign container image signature",
         },
-        "optional": None,
+        "optional": {"creator": "sublet demo", "timestamp": int(now.timestamp())},
     }
     raw = json.dumps(payload, separators=(",", ":"), sort_keys=True).encode()
     layer = shelf.add(PAYLOAD_TYPE, raw)
@@ -71,4 +78,4 @@ def sign(shelf: Layout, repository: str, digest: str, key: ec.EllipticCurvePriva
         "config": shelf.add(CONFIG_TYPE, json.dumps(config).encode()),
         "layers": [{**layer, "annotations": {SIGNATURE: signed}}],
     }
-    return shelf.add(MANIFEST_TYPE, json.dumps(manifest).encode())
+    return {**shelf.add(MANIFEST_TYPE, json.dumps(manifest).encode()), "annotations": mark}
