@@ -116,6 +116,7 @@ async def _clear(name: str, strangers: Mapping[str, Instance], after: Mapping[st
     if await deps.store(surveys.note, deps.db, name, **counts, now=now):
         log.error("sweep.stopped", provider=name, orphans=len(held), listed=len(listing.instances))
     working = [] if held else await _working([stray for stray in new if stray.tag not in after], strangers, deps)
+    working += [stray for stray in found if _may_be_the_node(stray, strangers, after)]
     cleared = 0
     for stray in found:
         if stray in held or stray in working:
@@ -125,6 +126,15 @@ async def _clear(name: str, strangers: Mapping[str, Instance], after: Mapping[st
         except ProviderError as error:  # one that stays hides no other; the next survey asks again
             log.warning("sweep.kept", provider=name, instance=stray.instance_id, error=str(error))
     return cleared
+
+
+def _may_be_the_node(stray: Stray, shown: Mapping[str, Instance], after: Mapping[str, Owned]) -> bool:
+    """Two machines of one order: nobody knows on which of them the node speaks, and the job runs. Both go when it ends.
+
+    If both spoke, the second one's join token would have been used before, and the lease be at its end."""
+    instance = shown.get(stray.instance_id)
+    runs = instance is not None and instance.phase is Phase.RUNNING
+    return runs and stray.tag in after and after[stray.tag].speaks
 
 
 async def _working(new: Sequence[Stray], shown: Mapping[str, Instance], deps: Deps) -> list[Stray]:

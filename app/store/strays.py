@@ -32,6 +32,7 @@ class Owned:
     instance_id: str  # empty: its create has no clear answer yet
     watched: bool  # it has an instance and is not being destroyed
     missing: bool
+    speaks: bool  # its node has joined, and its end is not near
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def owned(db: Database, provider: str) -> dict[str, Owned]:
     query = sa.select(lease.c.id, lease.c.tag, lease.c.instance_id, lease.c.state, missing)
     with db.read() as conn:
         return {
-            tag: Owned(lease_id, tag, instance_id, bool(instance_id) and state in WATCHED, bool(missed))
+            tag: Owned(lease_id, tag, instance_id, bool(instance_id) and state in WATCHED, bool(missed), state in SPEAKING)
             for lease_id, tag, instance_id, state, missed in conn.execute(query.where(LIVE, lease.c.provider == provider))
         }
 
@@ -84,7 +85,9 @@ def miss(db: Database, gone: Collection[str], back: Collection[str], now: dateti
         return
     with db.write() as conn:
         if gone:
-            lost = sa.update(lease).where(LIVE, lease.c.id.in_(sorted(gone)), lease.c.missing_at.is_(None))
+            lost = sa.update(lease).where(
+                lease.c.state.in_(WATCHED), lease.c.id.in_(sorted(gone)), lease.c.missing_at.is_(None)
+            )
             conn.execute(lost.values(missing_at=now, due=now, version=lease.c.version + 1))
         if back:
             found = sa.update(lease).where(LIVE, lease.c.id.in_(sorted(back)))

@@ -124,6 +124,21 @@ async def test_a_second_machine_of_one_order_is_destroyed_and_booked_while_the_f
         world.assert_clean()
 
 
+async def test_of_two_machines_of_one_order_the_one_with_the_job_is_not_destroyed(database: Database, tmp_path: Path) -> None:
+    """The provider named the other one in its answer, and that one never came up."""
+    clouds = {"cloud": FakeSettings(honours_keys=False, unique_names=False, keeps_records=True)}
+    async with World(database, tmp_path, clouds=clouds) as world:
+        world.job_duration = timedelta(minutes=5)
+        world.cloud.faults.script("create", Trouble.DOUBLED)
+        key = world.github.queue(LABELS)
+        await world.run_until(lambda: len(world.living()) == 2)
+        _settled(world.cloud.machines[world.lease().instance_id])
+        await world.run_until(world.all_released)
+        assert (world.github.conclusion(key), len(world.leases())) == ("success", 1)
+        await world.run_until(lambda: not world.living(), within=timedelta(minutes=3))
+        world.assert_clean()
+
+
 async def test_a_machine_that_comes_after_its_lease_was_closed_is_destroyed_and_booked(
     database: Database, tmp_path: Path
 ) -> None:

@@ -174,7 +174,6 @@ class Bridge:
         else:
             self._world.watch.hidden.pop(self.name, None)
         await self._server.point()
-        self._world.watch.lists(one.id for one in found)
         return found
 
     async def destroy(self, instance_id: str) -> None:

@@ -86,7 +86,8 @@ def doubles(world: World) -> None:
     """One lease has one instance: a second only where the vendor made two of one request, or a request came very late."""
     tags = Counter(machine.tag for cloud in world.clouds.values() for machine in cloud.machines.values())
     second = sum(number - 1 for number in tags.values())
-    told = world.counts["doubled_create"] + world.counts["engine_paused"] + world.counts["list_hole"]
+    causes = ("doubled_create", "late_create", "engine_paused", "list_hole")
+    told = sum(world.counts[cause] for cause in causes)
     if second > told:
         world.broken("more instances than one of a lease", f"{second} for {told}: {[tag for tag in tags if tags[tag] > 1]}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -67,7 +66,7 @@ class Watch:
         self.destroys: set[str] = set()
         self.claims: dict[str, str] = {}  # lease -> the claim that was given out last
         self.hidden: dict[str, str] = {}  # provider -> the instance that its last list left out
-        self.listed: dict[str, datetime] = {}  # instance -> when a list first had it
+        self.listed: dict[str, dict[str, datetime]] = {}  # place -> instance -> since when every sweep saw it
         self.sure: set[str] = (
             set()
         )  # instances that a create answered with, or that two lists had, as far apart as a sweep asks
@@ -122,6 +121,8 @@ class Watch:
 
     def after(self, server: Server, name: str, args: tuple[Any, ...], result: object) -> None:
         """A call of the service has just ended."""
+        if name == "sight":
+            self._sighted(args[1], args[2])
         if name == "claim":
             self.claims |= {one.id: one.claim for one in cast("list[Lease]", result)}
         if name in ("keep", "rest", "move") and result and (held := cast("Lease", args[1])).claim != self.claims.get(held.id):
@@ -145,12 +146,11 @@ class Watch:
             if not instance_id and any(now - one.created_at > timedelta(seconds=1) for one in there):
                 self.world.broken("released while an instance of its tag was there", tag)
 
-    def lists(self, instance_ids: Iterable[str]) -> None:
-        """A service was shown these."""
-        now = self.world.clock.now()
-        for each in instance_ids:
-            if now - self.listed.setdefault(each, now) >= reaper.APART:
-                self.sure.add(each)
+    def _sighted(self, place: str, instance_ids: set[str]) -> None:
+        """A sweep was shown these, and they are no lease's own."""
+        now, before = self.world.clock.now(), self.listed.get(place, {})
+        self.listed[place] = {each: before.get(each, now) for each in instance_ids}
+        self.sure |= {each for each, first in self.listed[place].items() if now - first >= reaper.APART}
 
     def sweep(self) -> None:
         """What the database's own triggers found."""
