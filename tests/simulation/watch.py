@@ -100,9 +100,9 @@ class Watch:
         world.trace(f"{server.name} destroy {provider} {instance_id}")
         if tenant is None or tenant.machine.phase(world.clock.now()) is not Phase.RUNNING:
             return
-        asked = "SELECT reason, hard_end, runner_exited_at FROM lease WHERE instance_id = ?"
-        reason, hard_end, exited_at = self.one(asked, instance_id) or ("", None, None)
-        if reason == "instance_lost" and not self.proofs.get(instance_id):
+        asked = "SELECT reason, hard_end, runner_exited_at, instance_id FROM lease WHERE tag = ?"  # a second one's, too
+        reason, hard_end, exited_at, own = self.one(asked, tenant.machine.tag) or ("", None, None, "")
+        if reason == "instance_lost" and instance_id == own and not self.proofs.get(instance_id):
             world.broken("an instance was given up that was there", tenant.machine.tag)
         if not tenant.working or tenant.work is None or tenant.side.busy_on(tenant.runner_name) is None:
             return
