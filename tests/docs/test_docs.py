@@ -29,7 +29,8 @@ LATER = re.compile(r"docs/images/lease-(light|dark)\.png")
 
 @cache
 def documents() -> tuple[Path, ...]:
-    return (TREE / "README.md", TREE / "CHANGELOG.md", *sorted((TREE / "docs").rglob("*.md")))
+    folders = (*sorted((TREE / "docs").rglob("*.md")), *sorted((TREE / "images").rglob("*.md")))
+    return (TREE / "README.md", TREE / "CHANGELOG.md", *folders)
 
 
 def blocks(*languages: str) -> Iterator[tuple[str, str]]:
