@@ -80,7 +80,7 @@ class Endpoint:
             async with asyncio.timeout(WHOLE_CALL):
                 answer = await self._follow(method, url, {**headers, **known}, content, limit, follow)
                 if answer.status == 401:
-                    fresh = await self._enter(answer.headers.get_list("www-authenticate"), repository, actions, known)
+                    fresh = await self._enter(answer.headers.get_list("www-authenticate"), repository, actions)
                     answer = await self._follow(method, url, {**headers, **fresh}, content, limit, follow)
         except TimeoutError:
             raise RegistryAway(f"{self.host} did not answer within {WHOLE_CALL:g} seconds.") from None
@@ -119,7 +119,7 @@ class Endpoint:
             return {}
         return {"Authorization": f"Basic {b64encode(':'.join(login).encode()).decode()}"}
 
-    async def _enter(self, headers: list[str], repository: str, actions: str, tried: Mapping[str, str]) -> dict[str, str]:
+    async def _enter(self, headers: list[str], repository: str, actions: str) -> dict[str, str]:
         """Answer a 401: a fresh token, or the login. Raises RegistryAway if there is nothing new to say."""
         self._tokens.pop((repository, actions), None)
         challenge = chosen(headers)
@@ -130,8 +130,6 @@ class Endpoint:
             answer = self._login()
             if not answer:
                 raise RegistryAway(f"{self.host} wants a login and the settings have none for it.", timedelta(minutes=5))
-            if dict(tried) == answer:
-                raise RegistryAway(f"{self.host} refuses the login of the settings.", timedelta(minutes=5))
             return answer
         token = await self._fetch_token(challenge, repository, actions)
         if len(self._tokens) > 200:
@@ -168,6 +166,8 @@ class Endpoint:
 
     def _usable(self, answer: Answer) -> None:
         """Raises RegistryAway for what means: not now, or not for you."""
+        if answer.status == 401 and self.access.login:
+            raise RegistryAway(f"{self.host} refuses the login of the settings.", timedelta(minutes=5))
         if answer.status in (401, 403):
             raise RegistryAway(
                 f"{self.host} does not let us read this repository ({answer.status}): it is private, or not there.",

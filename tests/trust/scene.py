@@ -54,7 +54,8 @@ class Scene:
         )
 
     def rule(self, **values: Any) -> TrustRule:
-        return TrustRule(**{"keys": (self.key.public,), **values})
+        given: dict[str, Any] = {"keys": (self.key.public,), **values}
+        return TrustRule(**given)
 
     @property
     def name(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -167,7 +168,7 @@ async def test_a_rule_without_any_signer_lets_nothing_in(scene: Scene) -> None:
 
 async def test_all_of_them_must_sign_where_the_pool_says_all(scene: Scene) -> None:
     second = key("release.pub", "ed25519")
-    both = {"keys": (scene.key.public, second.public), "need_all": True}
+    both: dict[str, Any] = {"keys": (scene.key.public, second.public), "need_all": True}
     digest = scene.image(signed=True)
     code, why = await scene.refused(**both)
     assert code == Refusal.WRONG_KEY and "release.pub" in why and "cosign.pub" not in why
