@@ -13,6 +13,7 @@ import click
 
 import app
 from app.cli.config import CONFIG, checked
+from app.cli.exits import Exit, Failure
 from app.cli.options import DATA, chosen_config
 from app.cli.output import hint
 
@@ -60,7 +61,14 @@ def become(words: Sequence[str]) -> NoReturn:
     help="Which parts to run; other than all needs PostgreSQL.",
 )
 @click.option("--new-keys", is_flag=True, help="Go on though the key file is not that of the database; its secrets are lost.")
-def up(config: Path | None, data: Path, host: str | None, port: int | None, role: str, new_keys: bool) -> None:
+@click.option(
+    "--provider",
+    type=click.Choice(["local", "docker"]),
+    help="Of the demo: where its machine comes from. With docker its job runs in a signed image.  [default: local]",
+)
+def up(
+    config: Path | None, data: Path, host: str | None, port: int | None, role: str, new_keys: bool, provider: str | None
+) -> None:
     """Run the service in the foreground, until Ctrl-C.
 
     Without a settings file and without a forge in the environment it runs the demo, which needs no account.
@@ -70,10 +78,13 @@ def up(config: Path | None, data: Path, host: str | None, port: int | None, role
         hint(f"Warning: {warning}")
     words = ["--role", role, *(["--new-keys"] if new_keys else [])]
     file = chosen_config(config)
+    demonstrates = file is None and loaded.settings.github is None and loaded.settings.gitlab is None
+    if provider is not None and not demonstrates:
+        raise Failure(Exit.USAGE, "--provider is for the demo.", "Your own providers stand in the settings, as [[provider]].")
     if file is not None:
         words += ["--config", str(file)]
-    elif loaded.settings.github is None and loaded.settings.gitlab is None:
-        words += ["--demo"]
+    elif demonstrates:
+        words += ["--demo", *([] if provider is None else ["--demo-provider", provider])]
     if click.get_current_context().get_parameter_source("data") is click.core.ParameterSource.COMMANDLINE:
         words += ["--data", str(data.absolute())]
     words += [] if host is None else ["--host", host]

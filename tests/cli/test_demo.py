@@ -114,6 +114,15 @@ def test_up_without_any_settings_is_the_demo(sublet: Run, became: list[list[str]
     assert became == [["--role", "all", "--demo", "--port", "0"]]
 
 
+def test_the_demos_machine_may_come_from_docker(sublet: Run, became: list[list[str]], tmp_path: Path) -> None:
+    sublet("up", "--provider", "docker")
+    assert became == [["--role", "all", "--demo", "--demo-provider", "docker"]]
+    (tmp_path / "sublet.toml").write_text("", encoding="utf-8")
+    told = sublet("up", "--provider", "docker")
+    assert told.code == 2 and "--provider is for the demo" in told.err
+    assert len(became) == 1
+
+
 def test_up_with_a_file_is_the_service(sublet: Run, became: list[list[str]], tmp_path: Path) -> None:
     (tmp_path / "sublet.toml").write_text("", encoding="utf-8")
     sublet("up", "--host", "127.0.0.1", "--data", "elsewhere", "--role", "engine")
