@@ -1,4 +1,4 @@
-"""What goes into the demo's container image, gathered from this machine: Python, a shell, the usual programs, act, the runner.
+"""What goes into the demo's container image, gathered from this machine: Python, openssl, a shell and more, act, the runner.
 
 Nothing is downloaded. The same machine gives the same bytes, so the image is known by the hash of what is in it.
 """
@@ -147,7 +147,7 @@ def _programs(tree: Tree) -> list[Path]:
         binaries.append(source)
         names = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split()  # noqa: S603
         tree.links |= {f"bin/{name}": "busybox" for name in names if re.fullmatch(r"[\w.\[-]+", name) and name != "busybox"}
-    own = ("sh", "bash", *PROGRAMS) if not busybox else ("bash",)
+    own = ("openssl", "sh", "bash", *PROGRAMS) if not busybox else ("openssl", "bash")
     for name in own:
         found = shutil.which(name, path="/usr/bin:/bin:/usr/sbin:/sbin")
         if found:
@@ -157,6 +157,8 @@ def _programs(tree: Tree) -> list[Path]:
             binaries.append(source)
     if "bin/sh" not in tree.files and "bin/sh" not in tree.links:
         raise NoImage("there is no /bin/sh to put into the image")
+    if "bin/openssl" not in tree.files:
+        raise NoImage("there is no openssl on this machine, and with it the agent checks the image's signature")
     tree.links |= {"usr/bin/env": "/bin/env"}
     return binaries
 

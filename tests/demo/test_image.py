@@ -35,7 +35,15 @@ def test_it_holds_what_a_job_needs_and_nothing_of_this_machine() -> None:
         entries = {entry.name: entry for entry in tar}
         users = tar.extractfile("etc/passwd")
         assert users is not None and b"\nsublet-runner:x:1001:" in users.read()
-    for path in (machine.IMAGE_ACT, machine.IMAGE_RUNNER, machine.IMAGE_PYTHON, "/bin/sh", "/usr/bin/env", "/bin/sleep"):
+    for path in (
+        machine.IMAGE_ACT,
+        machine.IMAGE_RUNNER,
+        machine.IMAGE_PYTHON,
+        "/bin/sh",
+        "/usr/bin/env",
+        "/bin/sleep",
+        "/bin/openssl",
+    ):
         assert path.lstrip("/") in entries, path
     assert entries[machine.IMAGE_ACT.lstrip("/")].mode == 0o755
     assert entries["tmp"].mode == 0o1777
