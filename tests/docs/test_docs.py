@@ -118,7 +118,7 @@ def test_commands_that_are_shown_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (TREE / "Makefile").read_text("utf-8"), re.MULTILINE))
     for page, words in _commands():
         if words[0] == "make":
-            assert set(words[1:]) <= targets, f"{page}: {words}"
+            assert {word for word in words[1:] if "=" not in word} <= targets, f"{page}: {words}"
         elif words[0].endswith("sublet"):
             command: click.Command = sublet
             rest = words[1:]
