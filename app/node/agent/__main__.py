@@ -1,4 +1,5 @@
-"""The agent's three ways to be started: `run` by the start-up script, `launch` by itself, `hook` by the runner."""
+"""The agent's ways to be started: `run` by the start-up script, `launch` and `guard` by itself, `hook` by the runner, and
+`runtime` by the container engine."""
 
 from __future__ import annotations
 
@@ -20,6 +21,14 @@ def main(argv: list[str]) -> int:
         from . import launch
 
         return launch.main(int(argv[2]))
+    if verb == "guard" and len(argv) == 3:
+        from . import guard_server
+
+        return guard_server.main(int(argv[2]))
+    if verb == "runtime" and len(argv) > 4:
+        from . import runtime
+
+        return runtime.main(argv[2:])
     if verb == "run" and len(argv) == 2:
         return _run(argv[0])
     print("usage: agent.pyz run", file=sys.stderr)

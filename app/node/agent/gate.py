@@ -47,8 +47,10 @@ class Gate:
     def script(self) -> Path:
         return self._folder / "job-started.sh"
 
-    def open(self, uids: Iterable[int]) -> None:
-        """Writes the hook's script where the runner can read and not change it, and listens for these users."""
+    def open(self, uids: Iterable[int], python: str = "") -> None:
+        """Writes the hook's script where the runner can read and not change it, and listens for these users.
+
+        `python`: inside of an image another one than ours runs the hook, and its program lies beside it."""
         self._uids = frozenset(uids)
         self._folder.mkdir(mode=0o755, exist_ok=True)
         self._folder.chmod(0o755)
@@ -57,7 +59,12 @@ class Gate:
             short = Path(tempfile.mkdtemp(prefix="sublet-", dir="/tmp"))  # TMPDIR may be as deep as the folder itself
             short.chmod(0o755)
             place = self._short = short / "gate"
-        words = " ".join(shlex.quote(word) for word in (*self._program, "hook", str(place)))
+        program = self._program
+        if python:
+            copy = shutil.copyfile(self._program[-1], str(self._folder / "agent.pyz"))
+            Path(copy).chmod(0o644)
+            program = [python, "-I", copy]
+        words = " ".join(shlex.quote(word) for word in (*program, "hook", str(place)))
         self.script.write_text("#!/bin/sh\n# Asks Sublet whether this job may run on this machine.\nexec " + words + "\n")
         self.script.chmod(0o755)
         with contextlib.suppress(FileNotFoundError):

@@ -16,9 +16,11 @@ import sys
 import threading
 from typing import Any
 
-from . import clock, facts, journal, power, privileges
+from . import clock, contained, facts, journal, power, privileges
 from .courier import Courier
 from .gate import Gate
+from .image import Unusable
+from .lodging import Lodging
 from .runner import Runner, Unstartable, Work, environment, read_work
 from .settings import Settings
 from .watch import Watch
@@ -46,6 +48,7 @@ class Life:
         self.courier = Courier(wire, self.log, self.finish)
         self.runner = Runner(settings.folder / "runner", settings.program, privileges.account())
         self.gate = Gate(settings.folder / "hook", settings.program, wire, self.log.say)
+        self.lodging = Lodging(settings, wire, self.log.say)
         self.phase = "joining"
         self._online = False
         self._unknown = False
@@ -81,6 +84,7 @@ class Life:
                 break
             self.runner.reap()
             self._see_exit(self.runner.poll())
+            self.watch.over = self.watch.over or self.lodging.poll()
             self._tick.wait(0.1)
             self._tick.clear()
         self._end(why)
@@ -113,6 +117,7 @@ class Life:
             self.runner.drained(2)
             code = self.runner.poll()
             self._exited("the runner was ended", -signal.SIGKILL if code is None else code)
+        self.lodging.end()
         if self.watch.joined:
             self.courier.event("power_off", clock.monotonic(), why=why[:300])
             silence = clock.monotonic() - self.wire.heard
@@ -127,12 +132,18 @@ class Life:
             self.courier.start()
             threading.Thread(target=self._beats, name="heart", daemon=True).start()
             self.phase = "proving"
+            self.lodging.settle()
+            self.runner = self.lodging.runner or self.runner
             measure.join()
             self._report()
+            if self.lodging.problem:
+                return  # the service ends this node; nothing is started on it
             self.phase = "waiting"
             self._start(self._fetch())
         except Over:
             return
+        except Unusable as error:
+            self.finish(f"{error}")
         except Unstartable as error:
             self._exited(f"the runner could not be started: {error}", 126)
         except Exception as error:
@@ -173,12 +184,16 @@ class Life:
         self._heartbeat = _between(body.get("heartbeat_seconds"), 0.2, 60.0, 5.0)
         self.watch.silent = _between(body.get("silent_seconds"), 1.0, 24 * 3600.0, 900.0)
         self._set_hard_end(body.get("hard_end"))
+        self.lodging.take(body)
+        if self.lodging.image is not None and self.lodging.image.access is not None:
+            self.log.mask.learn([session, self.settings.token, self.lodging.image.access.password])
         self.watch.joined = True
         self.log.say(f"joined as {str(body.get('lease', ''))[:80]}")
 
     def _report(self) -> None:
         found = self._facts
-        self._ask("/node/facts", found, "reporting what this machine is")
+        told = found if self.lodging.report is None else {**found, "image": self.lodging.report}
+        self._ask("/node/facts", told, "reporting what this machine is")
         names = ", ".join(sorted({str(gpu.get("name")) for gpu in found.get("gpus", [])})) or found.get("problem")
         self.log.say(f"reported {len(found.get('gpus', []))} GPU ({names}), driver {found.get('driver') or '-'}")
 
@@ -198,7 +213,8 @@ class Life:
         self.phase = "starting"
         self.log.mask.learn([*work.secrets, self.wire.session, self.settings.token])
         user = self.runner.user
-        self.gate.open({0, os.geteuid(), os.geteuid() if user is None else user.uid})
+        inside = "python3" if self.lodging.runner is not None else ""
+        self.gate.open({0, os.geteuid(), os.geteuid() if user is None else user.uid}, inside)
         self.log.say(self.runner.prepare(work, self._environment(work)))
         splitter = journal.Splitter(lambda text: self._line(text, work.ready), self.log.mask)
         self.runner.start(work, self._environment(work), lambda data: splitter.feed(data) if data else splitter.end())
@@ -209,6 +225,8 @@ class Life:
     def _environment(self, work: Work) -> dict[str, str]:
         user = self.runner.user
         name = user.name if user is not None else _own_name()
+        if self.lodging.runner is not None:
+            return contained.environment(work, self.runner.folder, name, self.gate.script, self.environ)
         return environment(work, self.runner.folder, name, self.gate.script, self.environ)
 
     def _line(self, text: str, ready: str) -> None:

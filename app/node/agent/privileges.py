@@ -1,7 +1,7 @@
 """Giving rights away before the runner starts: another user, or the same one without any capability. Linux, by ctypes.
 
-Numbers from linux/prctl.h, linux/capability.h and linux/securebits.h. Called only in the launcher, a small process without
-threads; `quiet` is the one call that the agent makes for itself.
+Numbers from linux/prctl.h, linux/capability.h, linux/securebits.h, linux/sched.h and linux/mount.h. Called only in the
+launcher, a small process without threads; `quiet` is the one call that the agent makes for itself, `own_mounts` the guard's.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 CAPABILITY_VERSION_3 = 0x20080522
+CLONE_NEWNS = 0x20000
+MS_REC, MS_SLAVE = 0x4000, 0x80000
 NOROOT_LOCKED = 0b1111  # NOROOT and NO_SETUID_FIXUP, each with its lock
 USERS = ("sublet-runner", "nobody")
 """The start-up script makes the first on real machines; the second is everywhere."""
@@ -71,6 +73,12 @@ def quiet() -> None:
         _prctl(PR_SET_DUMPABLE, 0)
     with contextlib.suppress(OSError, NotDropped):
         _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def own_mounts() -> None:
+    """For the guard: what its engine mounts is seen by nobody else, and goes with it."""
+    if sys.platform == "linux" and _libc().unshare(CLONE_NEWNS) == 0:
+        _libc().mount(b"none", b"/", None, ctypes.c_ulong(MS_REC | MS_SLAVE), None)
 
 
 def limit() -> None:

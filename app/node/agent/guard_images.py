@@ -1,0 +1,145 @@
+"""Which images a job's containers may be made of: those whose digest the service has verified for this lease, and no others.
+
+A name proves nothing, because a tag moves: what counts is the id under which the engine holds the image, which is its config's,
+its manifest's or its index's digest. The service is asked for names that it was not asked for yet, and its answer is kept.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from typing import Any, Callable, Iterable, NamedTuple
+
+from . import shape
+from .engine import Engine, Failed
+from .guard_request import Refused
+from .image import Access
+
+ID = re.compile(r"sha256:[0-9a-f]{64}")
+HEX = re.compile(r"[0-9a-f]{12,64}")
+PATH = re.compile(r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*")
+HOST = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?(?::[0-9]{1,5})?|\[[0-9a-fA-F:]+\](?::[0-9]{1,5})?")
+TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+NO_KEPT = 20.0
+"""Seconds for which a no is not asked for again."""
+MOST = 200
+"""Names that are asked for; the service itself takes fewer."""
+
+
+class Verdict(NamedTuple):
+    """The service's answer for one name."""
+
+    allowed: bool
+    why: str
+    ids: frozenset[str] = frozenset()
+    reference: str = ""  # by digest
+    access: Access | None = None
+
+
+def canonical(name: str) -> str:
+    """The whole name, as the engine completes it: registry, `library/` for Docker Hub's own, `latest`. Raises `Refused`."""
+    rest, at, digest = name.partition("@")
+    if at and not ID.fullmatch(digest):
+        raise Refused(f"{name[:200]!r} is not an image's name.")
+    host, slash, path = rest.partition("/")
+    if not slash or not ("." in host or ":" in host or host == "localhost" or host != host.lower()):
+        host, path = "docker.io", rest
+    if host == "index.docker.io":
+        host = "docker.io"
+    folder, colon, tag = path.rpartition(":")
+    path, tag = (folder, tag) if colon else (path, "")
+    if not HOST.fullmatch(host) or not PATH.fullmatch(path) or (colon and not TAG.fullmatch(tag)) or len(name) > 500:
+        raise Refused(f"{name[:200]!r} is not an image's name.")
+    if host == "docker.io" and "/" not in path:
+        path = "library/" + path
+    return f"{host}/{path}@{digest}" if at else f"{host}/{path}:{tag or 'latest'}"
+
+
+class Images:
+    def __init__(self, engine: Engine, ask: Callable[[str], Verdict], known: Iterable[str]) -> None:
+        """`known`: ids that are verified already: those of the pool's own image."""
+        self._engine, self._ask = engine, ask
+        self._ids: set[str] = set(known)
+        self._answers: dict[str, tuple[float, Verdict]] = {}
+        self._lock = threading.Lock()
+
+    def verified(self, image_id: object) -> bool:
+        return isinstance(image_id, str) and image_id in self._ids
+
+    def for_pull(self, name: str, tag: str) -> None:
+        """`docker pull`. Raises `Refused`."""
+        if not name:
+            raise Refused("It names no image.")
+        if ID.fullmatch(tag):
+            name = name.partition("@")[0] + "@" + tag
+        elif tag:
+            folder, colon, old = name.partition("@")[0].rpartition(":")
+            name = (folder if colon and "/" not in old else name.partition("@")[0]) + ":" + tag
+        elif "@" not in name and ":" not in name.rpartition("/")[2]:
+            raise Refused(f"Without a tag or a digest that would pull every image of {name[:200]}: name one.")
+        self._allowed(canonical(name))
+
+    def for_create(self, name: str) -> None:
+        """`docker create`, `docker run`. Raises `Refused`."""
+        found = self._look(name)
+        if found is not None and self.verified(found.get("Id")):
+            return
+        if name.startswith("sha256:") or HEX.fullmatch(name):
+            raise Refused(
+                f"The image {name[:24]} is not one that was verified for this lease. Name it as registry/repository:tag, "
+                "so that its signature can be looked for."
+            )
+        answer = self._allowed(canonical(name))
+        if found is None:
+            if answer.access is None:
+                return  # the engine itself says that it is not there, and the client pulls it
+            self._fetch(answer, name)
+            found = self._look(name)
+        if found is None or not self.verified(found.get("Id")):
+            raise Refused(
+                f"The image that this engine holds as {name[:200]} is not the one that was verified"
+                f" ({answer.reference[-71:]}): its tag was moved, or it was never signed. Pull it by that digest."
+            )
+
+    def _allowed(self, name: str) -> Verdict:
+        """The service's yes. Raises `Refused` with its sentence."""
+        with self._lock:
+            kept = self._answers.get(name)
+            if kept is None or (not kept[1].allowed and time.monotonic() - kept[0] > NO_KEPT):
+                if len(self._answers) >= MOST and kept is None:
+                    raise Refused(f"This job has asked for {MOST} images; no more are looked at.")
+                kept = time.monotonic(), self._ask(name)
+                self._answers[name] = kept
+                if kept[1].allowed:
+                    self._ids |= kept[1].ids
+        if not kept[1].allowed:
+            raise Refused(f"The image {name[:200]} may not run here: {kept[1].why}")
+        return kept[1]
+
+    def _look(self, name: str) -> dict[str, Any] | None:
+        try:
+            return self._engine.image(name)
+        except Failed as error:
+            if error.status == 400:
+                raise Refused(f"{name[:200]!r} is not an image's name.") from None
+            raise Refused(f"The image {name[:200]} could not be looked at: {error}") from None
+
+    def _fetch(self, answer: Verdict, name: str) -> None:
+        """From a registry that wants a login which the job does not have."""
+        try:
+            self._engine.pull(answer.reference, answer.access)
+            if "@" not in name:
+                repository, _, tag = canonical(name).rpartition(":")
+                self._engine.must("POST", f"/images/{answer.reference}/tag", repo=repository, tag=tag)
+        except Failed as error:
+            raise Refused(str(error)) from None
+
+
+def verdict(told: dict[str, Any]) -> Verdict:
+    """What the agent passed on of the service's answer. Nothing but a plain yes is a yes."""
+    ids = frozenset(str(one) for one in shape.items(told.get("ids")) if ID.fullmatch(str(one)))
+    access = shape.table(told.get("access"))
+    login = Access(str(access.get("username", "")), str(access.get("password", ""))) if access.get("password") else None
+    why = str(told.get("why") or "the service gave no reason")[:1000]
+    return Verdict(told.get("allowed") is True and bool(ids), why, ids, str(told.get("reference", "")), login)
