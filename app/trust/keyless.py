@@ -10,6 +10,7 @@ the tag form have only the log's promise, so these are refused with a sentence: 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from app.core.images import Identity, Refusal
-from app.trust import times
+from app.trust import strict, times
 from app.trust.bundle import Bundle, Envelope, Message
 from app.trust.faults import Refused, brief, unreadable
 from app.trust.globs import fits
@@ -78,7 +79,7 @@ class Keyless:
         from sigstore_models.common.v1 import HashAlgorithm
 
         try:
-            theirs = TheirBundle.from_json(bundle.raw)
+            theirs = TheirBundle.from_json(_spelled_out(bundle.raw))
         except InvalidBundle as error:
             raise unreadable(f"The bundle is refused: {_line(error)}.", what="signature") from None
         certificate = theirs.signing_certificate
@@ -183,6 +184,23 @@ def subjects(certificate: x509.Certificate) -> tuple[str, ...]:
             if len(raw) > 2 and raw[0] == 0x0C and raw[1] == len(raw) - 2 < 0x80:
                 found.append(raw[2:].decode())
     return tuple(found)
+
+
+def _spelled_out(raw: bytes) -> bytes:
+    """The bundle with the zeros that its JSON may leave out.
+
+    protobuf's JSON omits fields that have their default, and sigstore-js does: the first entry of a private log has no
+    `logIndex` and no `hashes`. The library takes that for a broken bundle. Written anew from what we read, it also cannot
+    be read differently by the two of us."""
+    values = strict.parse(raw, "bundle")
+    material = strict.table(values, "verificationMaterial")
+    material.setdefault("tlogEntries", [])
+    for entry in strict.rows(material, "tlogEntries"):
+        proof = strict.table(strict.table({"entry": entry}, "entry"), "inclusionProof")
+        if proof:
+            proof.setdefault("logIndex", "0")
+            proof.setdefault("hashes", [])
+    return json.dumps(values).encode()
 
 
 def _extension(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> Any:
