@@ -44,6 +44,45 @@ _SETTLES = (
 )
 
 
+# Asked at every beat: building such a statement costs more than running it.
+_NOW, _MOST, _FORGE = (
+    sa.bindparam("now", type_=job.c.ask_after.type),
+    sa.bindparam("most", type_=sa.Integer),
+    sa.bindparam("forge"),
+)
+_FRESH = (
+    sa.select(*JOB_COLUMNS).where(*_UNPLACED).order_by(job.c.seen_at, job.c.id).limit(_MOST).with_for_update(skip_locked=True)
+)
+_TOLD = (
+    sa.select(run.c.refusal, *_RUN_COLUMNS, *JOB_COLUMNS)
+    .select_from(job)
+    .join(run, _SAME_RUN)
+    .where(*_PLACED, run.c.told_at.is_not(None))
+    .order_by(job.c.id)
+    .with_for_update(of=job, skip_locked=True)
+)
+_UNLABELLED = (
+    sa.select(*JOB_COLUMNS)
+    .where(UNSETTLED, job.c.forge == _FORGE, job.c.labels.is_(None), job.c.pool.is_(None))
+    .where(sa.or_(job.c.ask_after.is_(None), job.c.ask_after <= _NOW))
+    .where(job.c.state.in_((JobState.QUEUED, JobState.IN_PROGRESS)))
+    .order_by(sa.func.coalesce(job.c.ask_after, job.c.seen_at), job.c.id)
+    .limit(_MOST)
+)
+_UNKNOWN = (
+    sa.select(sa.func.min(job.c.id))
+    .select_from(job)
+    .outerjoin(run, _SAME_RUN)
+    .where(*_PLACED, job.c.forge == _FORGE, _AT_WORK, run.c.told_at.is_(None))
+    .where(sa.or_(run.c.ask_after.is_(None), run.c.ask_after <= _NOW))
+    .group_by(job.c.repository, job.c.run_id, job.c.attempt)
+    .order_by(sa.func.min(sa.func.coalesce(run.c.ask_after, job.c.seen_at)), sa.func.min(job.c.id))
+    .limit(_MOST)
+)
+_THESE = sa.select(*JOB_COLUMNS).where(job.c.id.in_(sa.bindparam("ids", expanding=True)))
+_REST = sa.select(duty.c.due, duty.c.note).where(duty.c.name == sa.bindparam("name"))
+
+
 @dataclass(frozen=True, slots=True)
 class Questions:
     """What is to be asked of one forge now."""
@@ -63,9 +102,8 @@ def enlist(db: Database, placing: Placing, judge: Judge, now: datetime, limit: i
     with db.read() as conn:
         if conn.execute(_ANY).first() is None or conn.execute(_SETTLES).first() is None:
             return 0
-    fresh = sa.select(*JOB_COLUMNS).where(*_UNPLACED).order_by(job.c.seen_at, job.c.id).limit(limit)
     with db.write() as conn:
-        found = [job_of(row) for row in conn.execute(fresh.with_for_update(skip_locked=True))]
+        found = [job_of(row) for row in conn.execute(_FRESH, {"most": limit})]
         changes = [_placement(one, placing, now) for one in found]
         if changes:
             conn.execute(_CHANGE, sorted(changes, key=_by_id))
@@ -99,10 +137,8 @@ def _by_id(change: Mapping[str, Any]) -> str:
 
 def _settle(conn: sa.Connection, judge: Judge, now: datetime) -> int:
     """Every placed job whose run is known: cleared, or not ours with a sentence. How many there were."""
-    query = sa.select(run.c.refusal, *_RUN_COLUMNS, *JOB_COLUMNS).select_from(job).join(run, _SAME_RUN)
-    query = query.where(*_PLACED, run.c.told_at.is_not(None)).order_by(job.c.id)
     changes: list[dict[str, Any]] = []
-    for refusal, *row in conn.execute(query.with_for_update(of=job, skip_locked=True)):
+    for refusal, *row in conn.execute(_TOLD):
         one, about = job_of(row[len(_RUN_COLUMNS) :]), Run(*row[: len(_RUN_COLUMNS)])
         no = refusal or judge(about)
         if not no:
@@ -147,22 +183,15 @@ def questions(db: Database, forge: str, now: datetime, limit: int) -> Questions:
     """What nobody knows of this forge's jobs, those that have waited longest first; not those that were put off.
 
     With several engines on PostgreSQL nobody else gets the same questions for a minute."""
-    due = sa.or_(job.c.ask_after.is_(None), job.c.ask_after <= now)
-    unlabelled = sa.select(*JOB_COLUMNS).where(UNSETTLED, job.c.forge == forge, job.c.labels.is_(None), job.c.pool.is_(None))
-    unlabelled = unlabelled.where(due, job.c.state.in_((JobState.QUEUED, JobState.IN_PROGRESS)))
-    unlabelled = unlabelled.order_by(sa.func.coalesce(job.c.ask_after, job.c.seen_at), job.c.id).limit(limit)
-    first = sa.select(sa.func.min(job.c.id)).select_from(job).outerjoin(run, _SAME_RUN).where(*_PLACED, job.c.forge == forge)
-    first = first.where(_AT_WORK, run.c.told_at.is_(None), sa.or_(run.c.ask_after.is_(None), run.c.ask_after <= now))
-    first = first.group_by(job.c.repository, job.c.run_id, job.c.attempt)
-    first = first.order_by(sa.func.min(sa.func.coalesce(run.c.ask_after, job.c.seen_at)), sa.func.min(job.c.id)).limit(limit)
     with db.read() as conn:
         if conn.execute(_ANY).first() is None:
             return Questions()
     with db.read() as conn:
-        rest = conn.execute(sa.select(duty.c.due, duty.c.note).where(duty.c.name == _learning(forge))).first()
-        labels = [job_of(row) for row in conn.execute(unlabelled)]
-        ids = [str(job_id) for job_id in conn.scalars(first)]
-        found = {one.id: one for one in (job_of(row) for row in conn.execute(sa.select(*JOB_COLUMNS).where(job.c.id.in_(ids))))}
+        asked = {"forge": forge, "now": now, "most": limit}
+        rest = conn.execute(_REST, {"name": _learning(forge)}).first()
+        labels = [job_of(row) for row in conn.execute(_UNLABELLED, asked)]
+        ids = [str(job_id) for job_id in conn.scalars(_UNKNOWN, asked)]
+        found = {one.id: one for one in [job_of(row) for row in conn.execute(_THESE, {"ids": ids})]} if ids else {}
     runs = [found[job_id] for job_id in ids if job_id in found]
     if rest is not None and rest.due > now:
         return Questions(quiet=rest.note) if labels or runs else Questions()
