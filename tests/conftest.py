@@ -20,7 +20,7 @@ os.environ["PATH"] = os.pathsep.join(
     )
 )
 
-pytest_plugins = ["tests.parts.postgres", "tests.parts.docker", "tests.parts.browser"]
+pytest_plugins = ["tests.parts.postgres", "tests.parts.docker", "tests.parts.registry", "tests.parts.browser"]
 
 
 @pytest.fixture(autouse=True, scope="session")
