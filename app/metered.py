@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TypeVar
 
+from app.core.images import ImageVerdict, TrustRule
 from app.core.model import Job, Run, Scope
 from app.forges.contract import (
     Credential,
@@ -25,6 +26,7 @@ from app.forges.contract import (
     RunnerView,
 )
 from app.kit.telemetry import Telemetry
+from app.trust.judge import ImageTrust, PullAccess
 from providers.contract import (
     Health,
     Instance,
@@ -94,6 +96,25 @@ class MeteredProvider:
 def _provider_outcome(error: ProviderError) -> str:
     kinds: Mapping[type[ProviderError], str] = {NoCapacity: "no_capacity", Refused: "refused", Throttled: "throttled"}
     return next((word for kind, word in kinds.items() if isinstance(error, kind)), "unclear")
+
+
+class MeteredTrust:
+    """What judges images, with its verdicts counted."""
+
+    def __init__(self, inner: ImageTrust, telemetry: Telemetry) -> None:
+        self._inner, self._telemetry = inner, telemetry
+
+    async def judge(self, reference: str, rule: TrustRule, *, region: str = "") -> ImageVerdict:
+        result = "away"
+        try:
+            verdict = await self._inner.judge(reference, rule, region=region)
+            result = verdict.code or ("allowed" if verdict.allowed else "other")
+            return verdict
+        finally:
+            self._telemetry.image_verifications.add(result=result)
+
+    async def pull_access(self, reference: str) -> PullAccess | None:
+        return await self._inner.pull_access(reference)
 
 
 class MeteredForge:

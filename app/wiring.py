@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 import socket
 from collections.abc import Callable, Iterable, Mapping
@@ -28,13 +29,14 @@ from app.kit.bell import Bell, Chime
 from app.kit.clock import Clock, SteadyClock, SystemClock
 from app.kit.telemetry import Telemetry
 from app.kit.threads import Lane, ThreadLane
-from app.metered import MeteredForge, MeteredProvider
+from app.metered import MeteredForge, MeteredProvider, MeteredTrust
 from app.node import package
 from app.presence import Presence
 from app.settings import PoolSettings, RepositorySettings, SecretPlace, Settings
-from app.store import leases, sweep
+from app.store import images, leases, sweep
 from app.store.db import Database, upgrade
 from app.store.vault import Vault, VaultError, check_keys
+from app.trust.judge import ImageTrust
 from app.web.app import build as build_web
 from app.web.app import build_probe
 from app.web.parts import HealthCheck, WebParts, WebSettings
@@ -53,11 +55,14 @@ class Service:
     parts: WebParts
     telemetry: Telemetry
     presence: Presence
+    trust: ImageTrust | None = None
 
     async def aclose(self) -> None:
         """Let go of everything. Call it when neither engine nor web runs any more."""
         for provider in self.deps.providers.values():
             await provider.aclose()
+        if self.trust is not None:
+            await self.trust.aclose()
         self.deps.store.close()
         for lane in self.deps.lanes.values():
             lane.close()
@@ -96,6 +101,8 @@ def assemble(
     timing: Timing,
     telemetry: Telemetry | None = None,
     node_ca: str | None = None,
+    trust: ImageTrust | None = None,
+    registries: Mapping[str, HealthCheck] | None = None,
 ) -> Service:
     """Build a service from its parts. The database is migrated already."""
     telemetry = telemetry or telemetry_of(forges, providers, pools)
@@ -104,6 +111,7 @@ def assemble(
     lanes = {name: outfit.forge_lane(name) for name in forges}
     metered = {name: MeteredForge(forge, telemetry) for name, forge in forges.items()}
     counted = {name: MeteredProvider(provider, telemetry) for name, provider in providers.items()}
+    judge = None if trust is None else MeteredTrust(trust, telemetry)
     owner = sweep.installation(db, outfit.clock.now())
     deps = Deps(
         db=db,
@@ -127,6 +135,7 @@ def assemble(
         inventory=Inventory(counted, owner, outfit.clock),
         telemetry=telemetry,
         since=outfit.clock.now(),
+        trust=judge,
     )
     engine = Engine(deps)
     runs_engine = outfit.role != "web"
@@ -156,10 +165,12 @@ def assemble(
         forge_checks={name: _forge_check(forge, lanes[name]) for name, forge in metered.items()},
         forge_lanes=lanes,
         engine_beat=(lambda: engine.last_beat) if runs_engine else None,
+        trust=judge,
+        registry_checks=registries or {},
         replica=presence.me.name,
     )
     web_app = build_probe(parts) if outfit.role == "engine" else build_web(parts)
-    return Service(db, engine, web_app, deps, parts, telemetry, presence)
+    return Service(db, engine, web_app, deps, parts, telemetry, presence, trust)
 
 
 def telemetry_of(forges: Iterable[str], providers: Iterable[str], pools: Mapping[str, Pool]) -> Telemetry:
@@ -209,6 +220,8 @@ def from_settings(
     signed_at = outfit.clock.now if db.postgresql else SystemClock().now
     forges = forges_of(settings, signed_at, lambda forge, left: telemetry.forge_rate_left.set(left, forge=forge), public_url)
     providers = providers_of(settings, data)
+    registries = image_rules.registries_of(settings)
+    judged = any(pool.trust is not None for pool in pools.values())
     silent = timedelta(minutes=settings.engine.silent_minutes)
     if not db.postgresql:  # one process at a time (app.main holds a lock): the claims of one that was killed need not run out
         leases.free_claims(db)
@@ -237,9 +250,12 @@ def from_settings(
         ),
         telemetry=telemetry,
         node_ca=settings.server.node_ca.read_text() if settings.server.node_ca else None,
+        trust=image_rules.trust_of(settings, registries, outfit.clock) if judged else None,
+        registries={host: functools.partial(image_rules.answers, access) for host, access in registries.items()},
     )
     if role != "web":
         enlist.reconsider(service.deps)
+        images.note_pools(db, image_rules.unsigned(pools), pools, outfit.clock.now())
     return service
 
 

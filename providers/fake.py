@@ -13,6 +13,7 @@ from typing import TypeVar
 from providers.clock import SYSTEM, Clock
 from providers.contract import (
     Availability,
+    BootsFrom,
     Health,
     Instance,
     Need,
@@ -56,6 +57,7 @@ class FakeSettings:
     unique_names: bool = True
     dead_man_switch: bool = False
     keeps_records: bool = False  # of ended machines
+    boots_containers: bool = False  # its orders need a container image, and name it by its digest
     user_data_limit: int = 16384
     chaos: Decimal = Decimal(0)  # share of calls that get a random trouble
 
@@ -80,6 +82,7 @@ class FakeProvider:
             user_data_limit=settings.user_data_limit,
             tag_limit=63,
             dead_man_switch=settings.dead_man_switch,
+            boots_from=BootsFrom.CONTAINER_IMAGE if settings.boots_containers else BootsFrom.MACHINE_IMAGE,
         )
         self.cloud = cloud if cloud is not None else make_cloud(name, settings, clock)
 

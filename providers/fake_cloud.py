@@ -11,7 +11,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from enum import StrEnum
 
 from providers.clock import SYSTEM, Clock
-from providers.contract import Offer, Order, Phase
+from providers.contract import ImageLogin, Offer, Order, Phase
 
 CENT = Decimal("0.01")
 HOUR = timedelta(hours=1)
@@ -70,6 +70,7 @@ class Machine:
     destroy_asked_at: datetime | None = None
     gone_at: datetime | None = None  # may lie ahead
     why: str = ""
+    login: ImageLogin | None = None  # what its image was to be pulled with
 
     def phase(self, now: datetime) -> Phase | None:
         """None: gone."""
@@ -231,6 +232,7 @@ class FakeCloud:
             runs_from=None if half else at + self.boot,
             user_data=order.user_data,
             image=order.image,
+            login=order.login,
             hard_end=order.ends_at,
             gone_at=order.ends_at if self.dead_man_switch else None,
         )

@@ -45,6 +45,9 @@ class Manner(StrEnum):
     LIAR = "liar"  # has less than was asked for
     TWICE = "twice"  # a stranger uses its join token again
     MUTE_LATER = "mute later"  # takes the credential and is never heard again
+    NO_OPENSSL = "no openssl"  # cannot check its image's signature
+    OTHER_IMAGE = "other image"  # runs another image than the one that was verified
+    OLD_AGENT = "old agent"  # says nothing of images
 
 
 class Refused(Exception):
@@ -86,6 +89,7 @@ class FakeNode:
         self.session = secrets.token_urlsafe(32)
         self.ticket = secrets.token_urlsafe(32)
         self.want: dict[str, Any] = {}
+        self.image: dict[str, Any] | None = None  # the image that it must run, as the join answer tells it
         self.credential: dict[str, Any] | None = None
         self.stopped = False  # the service said stop, or ended the session
         self.done: list[str] = []  # the steps that were taken
@@ -116,7 +120,7 @@ class FakeNode:
 
     async def join(self) -> dict[str, Any]:
         answer = await self.say("join", lease=self.told.lease, token=self.told.token, session=self.session)
-        self.want = answer["want"]
+        self.want, self.image = answer["want"], answer["image"]
         self.done.append("join")
         return answer
 
@@ -134,8 +138,33 @@ class FakeNode:
         told = fitting(self.want)
         if self.manner is Manner.LIAR:
             told |= {"gpus": told["gpus"][1:], "memory_mib": GIB, "driver": "470.1"}
+        if self.image is not None and self.manner is not Manner.OLD_AGENT:
+            told["image"] = self._checked(self.image)
         await self.say("facts", **{**told, **facts})
         self.done.append("facts")
+
+    def _checked(self, image: dict[str, Any]) -> dict[str, Any]:
+        """What an agent reports that has looked at the image's signatures with the machine's openssl."""
+        found: dict[str, Any] = {
+            "digest": image["digest"],
+            "mode": image["mode"],
+            "checked": False,
+            "openssl": "",
+            "keys": [],
+            "problem": "",
+        }
+        if self.manner is Manner.OTHER_IMAGE:
+            found["digest"] = "sha256:" + "0" * 64
+        if self.manner is Manner.NO_OPENSSL:
+            return found | {"problem": "openssl is not on this machine"}
+        if not image["signed"]:
+            return found
+        assert image["signatures"], "an image that has to be signed comes with what a node can check"
+        return found | {"checked": True, "openssl": "OpenSSL 3.5.4", "keys": ["SHA256:key"]}
+
+    async def ask_image(self, reference: str) -> dict[str, Any]:
+        """May the job start a container from this image?"""
+        return await self.say("image", reference=reference)
 
     async def fetch(self) -> dict[str, Any] | None:
         """The runner's credential; None while it is not ready."""
@@ -193,6 +222,8 @@ class FakeNode:
         try:
             return await self._step()
         except Refused as refused:
+            if refused.status == 503:
+                return ""  # it asks again
             if refused.status not in (401, 403, 410):
                 raise
             self.stopped = self.stopped or not (refused.status == 401 and self.at_work)

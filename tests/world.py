@@ -27,12 +27,15 @@ from app.kit.threads import InlineLane
 from app.store import jobs, lease_views, ledger
 from app.store.db import Database
 from app.store.vault import Vault
+from app.trust.access import RegistryAccess
+from app.trust.judge import ImageTrust
 from app.web.parts import WebSettings
 from app.wiring import Outfit, Service, assemble
-from providers.contract import Need, Phase
+from providers.contract import Need, Phase, Secret
 from providers.fake import FakeProvider, FakeSettings
 from providers.fake_cloud import FakeCloud, Machine
 from tests.fake_node import FakeNode, Manner, read_user_data
+from tests.fakes.registry import FakeRegistry
 from tests.forge_sides import Delivery, GitHubSide, GitLabSide, RunnerProgram, Side, Work
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -132,7 +135,9 @@ class World:
         gitlab: bool = False,
         seed: int = 1,
         timing: Timing | None = None,
+        images: FakeRegistry | None = None,
     ) -> None:
+        """`images`: the registry that the pools' images lie in; it may be down, and asks for the login that it says."""
         self.clock, self.database, self._folder = ManualClock(), database, folder
         self.github = GitHubSide(self.clock)
         self.gitlab = GitLabSide(self.clock) if gitlab else None
@@ -149,6 +154,8 @@ class World:
         self.job_duration = timedelta(minutes=1)
         self.intercept: Callable[[list[Delivery]], list[Delivery]] = lambda deliveries: deliveries
         self.answers: list[int] = []  # status of every webhook delivery
+        self.images = images
+        self._wires: list[httpx.AsyncClient] = []
         self.service = self._assemble()
         self.client = self._client()
 
@@ -174,7 +181,18 @@ class World:
             outfit=outfit,
             web=WebSettings(public_url=URL, version="test", heartbeat_seconds=5, silent_seconds=180),
             timing=self._timing,
+            trust=self._trust(outfit),
         )
+
+    def _trust(self, outfit: Outfit) -> ImageTrust | None:
+        """The real judge, on the wire of the registry in memory."""
+        if self.images is None:
+            return None
+        username, password = (self.images.username, Secret(self.images.password)) if self.images.auth else ("", None)
+        access = RegistryAccess(self.images.host, username=username, password=password)
+        client = self.images.client()
+        self._wires.append(client)
+        return ImageTrust({access.host: access}, outfit.clock, client=client, lane=InlineLane())
 
     def _client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(transport=httpx.ASGITransport(self.service.web), base_url=URL)
@@ -185,7 +203,8 @@ class World:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.client.aclose()
+        for client in (self.client, *self._wires):
+            await client.aclose()
         for side in self.sides.values():
             side.stop()
 

@@ -6,6 +6,7 @@ from app.core.labels import sharpen
 from app.core.model import Lease, Reason
 from app.core.proof import failed, prove
 from app.core.states import State
+from app.core.verdicts import unproven, wanted
 from app.engine.step import Answer, Deps, Move, Wait
 from app.engine.watch import lost, rest
 
@@ -27,7 +28,9 @@ async def check_node(lease: Lease, deps: Deps) -> Answer:
         if isinstance(gone, str):
             return Move(State.DESTROYING, Reason.INSTANCE_LOST, gone)
         return Wait(rest(lease, deps), "Waiting for what the node measures.")
-    checks = prove(sharpen(lease.need, lease.ask, lease.key.labels), lease.facts)
+    if no := unproven(lease, deps.pool_of(lease)):
+        return Move(State.DESTROYING, Reason.IMAGE_REFUSED, no)
+    checks = prove(sharpen(lease.need, lease.ask, lease.key.labels), lease.facts, wanted(lease))
     no = failed(checks)
     if no:
         return Move(State.DESTROYING, Reason.BAD_NODE, no)

@@ -10,16 +10,20 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from app.core.images import ImageVerdict, to_json
 from app.core.labels import sharpen
-from app.core.model import Lease, Reason
+from app.core.model import Lease, Pool, Reason
 from app.core.placement import Placement, bans, rank, sound
 from app.core.states import State
+from app.core.verdicts import architectures
+from app.engine.image import admit, login, objection
 from app.engine.step import Answer, Deps, Move, Wait, pause
 from app.engine.watch import meter
 from app.node.bootstrap import Boot, render
 from app.store import lease_views
 from providers.contract import (
     Availability,
+    BootsFrom,
     Instance,
     Need,
     NoCapacity,
@@ -30,6 +34,7 @@ from providers.contract import (
     Refused,
     Secret,
     Throttled,
+    Traits,
     Unclear,
 )
 
@@ -38,8 +43,12 @@ ASK_TIMEOUT = 20.0  # seconds for one provider's offers; the others do not wait 
 
 
 async def choose(lease: Lease, deps: Deps) -> Answer:
-    """planned: ask every provider for offers, rank them, and write the choice and every verdict on the lease."""
+    """planned: first the image, then the money: ask for offers, rank them, write choice and verdicts on the lease."""
     pool = deps.pool_of(lease)
+    judged = await admit(lease, pool, deps)
+    if isinstance(judged, Move | Wait):
+        return judged
+    seen = {} if judged is None else {"image_digest": judged.digest, "image_verdict": to_json(judged)}
     need = sharpen(lease.need, lease.ask, lease.key.labels)
     names = [name for name in (pool.providers or tuple(deps.providers)) if name in deps.providers]
     answers = await asyncio.gather(*(_offers(deps.providers[name], need, deps) for name in names))
@@ -48,11 +57,12 @@ async def choose(lease: Lease, deps: Deps) -> Answer:
     now = deps.clock.now()
     recent = await deps.store(lease_views.recent, deps.db, now)
     traits = {name: deps.providers[name].traits for name in names}
-    placement = rank(need, lease.ask, pool, offers, traits, bans(recent, now, deps.timing.ban), now)
+    banned = bans(recent, now, deps.timing.ban)
+    placement = rank(need, lease.ask, pool, offers, traits, banned, now, architectures(judged))
     if not placement.ranked:
         note = _no_offer(placement, troubles, pool.providers if not names else ())
         record = placement.record(None) | {"troubles": troubles}
-        return Wait(pause(lease.tries, first=3.0, longest=30.0), note, failed=True, values={"decision": record})
+        return Wait(pause(lease.tries, first=3.0, longest=30.0), note, failed=True, values={"decision": record, **seen})
     offer = placement.ranked[0]
     chosen = traits[offer.provider]
     return Move(
@@ -67,11 +77,19 @@ async def choose(lease: Lease, deps: Deps) -> Answer:
             "currency": offer.currency,
             "granularity_s": chosen.billing_granularity.total_seconds(),
             "minimum_s": chosen.billing_minimum.total_seconds(),
-            "image": pool.image,
+            "image": _boots(pool, judged, chosen),
+            "mode": str(pool.mode),
+            "signed": pool.signed,
+            **seen,
             "hard_end": now + pool.max_duration,
             "create_key": hashlib.sha256(f"{lease.id}|{lease.attempt}|{offer.provider}|{offer.id}".encode()).hexdigest()[:40],
         },
     )
+
+
+def _boots(pool: Pool, judged: ImageVerdict | None, traits: Traits) -> str | None:
+    """What the provider is told to boot: a container by its digest and never by a tag, else what lies below."""
+    return judged.reference if judged is not None and traits.boots_from is BootsFrom.CONTAINER_IMAGE else pool.machine_image
 
 
 async def _offers(provider: Provider, need: Need, deps: Deps) -> Sequence[Offer] | str:
@@ -122,6 +140,8 @@ async def create(lease: Lease, deps: Deps) -> Answer:
         return Move(
             State.DESTROYING, Reason.PROVIDER_REFUSED, f"The provider {lease.provider} is not in the settings any more."
         )
+    if no := await objection(lease, deps):
+        return Move(State.DESTROYING, Reason.IMAGE_REFUSED, no)
     now = deps.clock.now()
     first = lease.asked_at is None
     if lease.asked_at is not None:  # asked before, and no answer was written down: look before asking again
@@ -133,6 +153,9 @@ async def create(lease: Lease, deps: Deps) -> Answer:
         if isinstance(found, str) or (found <= patient and not sure):
             wait = found if isinstance(found, str) else "Waiting until a late create would show in the provider's list."
             return Wait(pause(lease.tries, first=2.0, longest=30.0), wait, failed=True)
+    entry = await login(lease, deps)
+    if isinstance(entry, Wait):
+        return entry
     token = await _join_token(lease, deps)
     values: dict[str, Any] = {} if token is None else token[1]
     if first:
@@ -151,6 +174,7 @@ async def create(lease: Lease, deps: Deps) -> Answer:
         user_data=render(boot, "shell"),
         ends_at=lease.hard_end or now + deps.pool_of(lease).max_duration,
         image=lease.image,
+        login=entry,
     )
     limit = provider.traits.user_data_limit
     nothing = {"asked_at": None} if first else {}  # a definite no to the only create: nothing is owed

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from app.core.model import Lease, Reason
 from app.core.states import State
+from app.engine.image import objection
 from app.engine.seal import seal
 from app.engine.step import Answer, Deps, Move, Wait, pause
 from app.engine.watch import lost, rest, silent
@@ -49,6 +50,8 @@ async def _mint(lease: Lease, deps: Deps) -> Answer:
     forge = deps.forges.get(lease.key.forge)
     if forge is None:
         return Move(State.DRAINING, Reason.RUNNER_REFUSED, f"The forge {lease.key.forge} is not in the settings any more.")
+    if no := await objection(lease, deps):
+        return Move(State.DRAINING, Reason.IMAGE_REFUSED, no)
     pool = deps.pool_of(lease)
     installation, labels = await deps.store(lease_views.mint_hints, deps.db, lease)
     if lease.runner_name and not lease.runner_id:  # a try whose answer was never written down: its record may be there

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
+from app.core.images import ImageVerdict, TrustRule
 from app.core.model import Lease, Pool, Reason, RepositoryRule
 from app.core.states import RULES, State
 from app.engine.inventory import Inventory
@@ -18,6 +19,7 @@ from app.kit.threads import Lane
 from app.store import leases
 from app.store.db import Database
 from app.store.vault import Vault
+from app.trust.judge import PullAccess
 from providers.contract import Provider
 
 
@@ -64,6 +66,18 @@ class Timing:
     width: int = 64  # looks at once
 
 
+class Judge(Protocol):
+    """Says whether an image may run, and lends what it is pulled with: app.trust.judge.ImageTrust."""
+
+    async def judge(self, reference: str, rule: TrustRule, *, region: str = "") -> ImageVerdict:
+        """Raises RegistryAway where nobody can say: that means wait, never yes."""
+        ...
+
+    async def pull_access(self, reference: str) -> PullAccess | None:
+        """None where everybody may pull. Raises RegistryAway, and ValueError for what `judge` refuses."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Deps:
     """Everything a station may touch."""
@@ -89,6 +103,7 @@ class Deps:
     inventory: Inventory
     telemetry: Telemetry
     since: datetime  # when this service started: before that it heard no node
+    trust: Judge | None = None  # None: no pool has an image
 
     @property
     def runner_prefix(self) -> str:

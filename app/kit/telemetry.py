@@ -176,6 +176,12 @@ DELIVERY_RESULTS = (
     "recorded", "duplicate", "stale", "ignored", "ping", "refused", "bad_signature", "bad_delivery", "too_large", "unavailable",
 )  # fmt: skip
 JOIN_RESULTS = ("joined", "again", "reused", "unknown", "ended")
+VERIFICATION_RESULTS = (
+    "allowed", "away", "not_allowed_repository", "unknown_registry", "not_found", "unsigned", "wrong_key", "wrong_digest",
+    "tampered", "revoked", "expired_identity", "wrong_identity", "too_old", "no_provenance", "wrong_provenance",
+    "platform_unsigned", "unreadable",
+)  # fmt: skip
+"""What became of a look at an image: let in, the registry away, or the check that it failed (core.images.Refusal)."""
 ROLES = ("all", "web", "engine")
 LOGIN_RESULTS = ("ok", "bad_link", "bad_token", "limited")
 
@@ -342,6 +348,10 @@ class Telemetry:
         self.jobs_found = counter(
             "jobs_found", "Jobs that a search found further on than any webhook had told, or not at all.", forge=forges
         )
+        self.image_verifications = counter(
+            "image_verifications", "Looks at an image, by what became of them; each but `allowed` rents nothing.",
+            result=VERIFICATION_RESULTS,
+        )  # fmt: skip
         self.node_joins = counter("node_joins", "Nodes that presented a join token.", result=JOIN_RESULTS)
         self.logins = counter("logins", "Attempts to log in.", result=LOGIN_RESULTS)
 

@@ -13,6 +13,7 @@ from app.settings.secrets import PublicPlace
 HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::\d{1,5})?")
 REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*")
 TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
+HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -24,7 +25,7 @@ def host_name(host: str) -> str:
 def _host(value: str) -> str:
     if not HOST.fullmatch(value):
         raise ValueError('a registry is a host name, with a port where it has one: "registry.acme.example:5000"')
-    return value.lower()
+    return known_host(value)
 
 
 def _digest(value: str) -> str:
@@ -46,9 +47,14 @@ def image_reference(value: str) -> str:
     return value
 
 
+def known_host(host: str) -> str:
+    """The one name that a registry is known by here: Docker Hub has three."""
+    return "docker.io" if host.lower() in HUB else host.lower()
+
+
 def registry_of(image: str) -> str:
     """The registry's host, of a reference written in full."""
-    return image.partition("/")[0].lower()
+    return known_host(image.partition("/")[0])
 
 
 def _public(value: Any) -> PublicPlace:
@@ -122,7 +128,9 @@ class RegistrySettings(Section):
     """Password or token of `username`. Default none. One that may only read will do."""
     mirrors: tuple[Words, ...] = Field(default=(), max_length=20)
     """Hosts that are asked before it, in this order; a digest tells whether what they answer is true. Default none.
-    `REGION=HOST` is asked only for machines in that region."""
+    `REGION=HOST` is asked only for machines in that region, or in those that fit a pattern: `eu-*=mirror.acme.example`."""
+    mirrors_resolve_tags: bool = False
+    """Whether a mirror's word counts for which digest a tag means. Default false: the registry itself is asked that."""
     ca: FilePath | None = None
     """PEM file of the authority that signed the registry's certificate. Default none: those that this machine trusts."""
 

@@ -28,6 +28,17 @@ class Join(Body):
     session: Random
 
 
+class ImageFacts(Body):
+    """What the agent found when it checked the image itself."""
+
+    digest: Short = ""
+    mode: Short = ""
+    checked: bool = False
+    openssl: Short = ""
+    keys: list[Short] = Field(default_factory=list[str], max_length=32)
+    problem: Short = ""
+
+
 class Facts(Body):
     gpus: list[Card] = Field(default_factory=list[dict[str, Scalar]], max_length=64)
     driver: Short = ""
@@ -38,6 +49,7 @@ class Facts(Body):
     kernel: Short = ""
     cpus: Whole = 0
     problem: Short = ""
+    image: ImageFacts | None = None
 
 
 class Heartbeat(Body):
@@ -47,6 +59,10 @@ class Heartbeat(Body):
 
 class Credential(Body):
     ticket: Random
+
+
+class Image(Body):
+    reference: Annotated[str, StringConstraints(min_length=1, max_length=600, pattern=r"^[!-~]+$")]
 
 
 class Event(Body):

@@ -26,11 +26,14 @@ from app.kit.telemetry import logger
 from app.store import leases, nodes, runs
 from app.store.rows import plain
 from app.store.vault import credential_context
+from app.trust.faults import RegistryAway
 from app.web import node_bodies as bodies
+from app.web.node_images import NodeImages
 from app.web.parts import WebParts
 
 log = logger(__name__)
 B = TypeVar("B", bound=bodies.Body)
+T = TypeVar("T")
 
 NO_STORE = {"cache-control": "no-store"}
 LIMIT = 64 * 1024
@@ -47,12 +50,13 @@ MOST_REMEMBERED = 10_000
 class Denied(Exception):
     """The node is told no: with a status, a word and a sentence."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, wait: float = 1.0) -> None:
+        """`wait`: seconds until it is worth while to ask again, where it is."""
         super().__init__(message)
-        self.status, self.code, self.message = status, code, message
+        self.status, self.code, self.message, self.wait = status, code, message, wait
 
     def response(self) -> JSONResponse:
-        headers = {**NO_STORE, "retry-after": "1"} if self.status == 429 else NO_STORE
+        headers = {**NO_STORE, "retry-after": f"{self.wait:.0f}"} if self.status in (429, 503) else NO_STORE
         return JSONResponse({"error": {"code": self.code, "message": self.message}}, self.status, headers)
 
 
@@ -101,6 +105,7 @@ class Nodes:
     def __init__(self, parts: WebParts) -> None:
         self.parts = parts
         self._buckets = Buckets(parts.clock.monotonic)
+        self._images = NodeImages(parts)
 
     # --- who is calling
 
@@ -164,6 +169,7 @@ class Nodes:
             "heartbeat_seconds": parts.settings.heartbeat_seconds,
             "silent_seconds": parts.settings.silent_seconds,
             "pool_note": "" if pool is None else pool.note,
+            "image": await _patiently(self._images.own(lease)),
             **_times(lease, now),
         }
         return Reply(answer)
@@ -186,6 +192,11 @@ class Nodes:
         """Opened only here and only now: it is sealed at rest, and only the first ticket ever gets it."""
         caller = await self.caller(request)
         ticket = (await self.body(request, bodies.Credential)).ticket
+        if (no := await self._images.revoked(caller.lease)) and not _is_over(caller.lease):
+            parts, lease = self.parts, caller.lease
+            await parts.lane(leases.ask, parts.db, lease.id, "destroy", Reason.IMAGE_REFUSED, no, "node", caller.now)
+            parts.bell.ring()
+            raise Denied(410, "gone", "The image of this lease was revoked: there is no credential for this node.")
         taken = await self.parts.lane(nodes.take_credential, self.parts.db, caller.lease.id, digest(ticket), caller.now)
         if taken.outcome is nodes.Fetch.GONE:
             raise Denied(410, "gone", "There is no credential for this node any more.")
@@ -194,6 +205,14 @@ class Nodes:
         self.parts.bell.ring()
         opened = json.loads(self.parts.vault.open(taken.sealed, credential_context(caller.lease.id)))
         return Reply({name: opened[name] for name in ("command", "environment", "files", "ready")})
+
+    async def image(self, request: Request) -> Reply:
+        """May the job start a container from this image? The same rule as for the pool's own, and only by digest."""
+        caller = await self.caller(request)
+        told = await self.body(request, bodies.Image)
+        if _is_over(caller.lease):
+            raise Denied(410, "ended", "This lease is over.")
+        return Reply(await _patiently(self._images.asked(caller.lease, told.reference, caller.now)))
 
     async def event(self, request: Request) -> Reply:
         caller = await self.caller(request)
@@ -267,7 +286,7 @@ def router(parts: WebParts) -> APIRouter:
         return Response(content, media_type="application/zip", headers=headers)
 
     routes.add_api_route("/agent.pyz", agent, methods=["GET"])
-    for work in (node.join, node.facts, node.heartbeat, node.credential, node.event, node.log, node.job):
+    for work in (node.join, node.facts, node.heartbeat, node.credential, node.image, node.event, node.log, node.job):
         routes.add_api_route(f"/{work.__name__}", _answering(work), methods=["POST"], response_model=None)
     return routes
 
@@ -281,6 +300,15 @@ def _answering(work: Callable[[Request], Awaitable[Reply]]) -> Callable[[Request
         return JSONResponse(reply.content, reply.status, NO_STORE)
 
     return answer
+
+
+async def _patiently(answer: Awaitable[T]) -> T:
+    """A registry that is away means wait, never yes: the node asks again."""
+    try:
+        return await answer
+    except RegistryAway as away:
+        wait = min(max(away.wait.total_seconds(), 1.0), 30.0)
+        raise Denied(503, "registry_away", f"The registry does not answer: {away}", wait) from None
 
 
 def _address(request: Request) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Protocol
 from urllib.parse import urlsplit
 
+from app.core.images import ImageVerdict, TrustRule
 from app.core.model import Pool, RepositoryRule
 from app.forges.contract import Forge
 from app.kit.bell import Ringing
@@ -15,10 +17,23 @@ from app.kit.telemetry import Telemetry
 from app.kit.threads import Lane
 from app.store.db import Database
 from app.store.vault import Vault
+from app.trust.judge import PullAccess
 from providers.contract import Health
 
 HealthCheck = Callable[[], Awaitable[Health]]
 """A look at one provider or one forge that costs nothing."""
+
+
+class Judge(Protocol):
+    """Says whether an image may run, and lends what it is pulled with: app.trust.judge.ImageTrust."""
+
+    async def judge(self, reference: str, rule: TrustRule, *, region: str = "") -> ImageVerdict:
+        """Raises RegistryAway where nobody can say: that means wait, never yes."""
+        ...
+
+    async def pull_access(self, reference: str) -> PullAccess | None:
+        """None where everybody may pull. Raises RegistryAway, and ValueError for what `judge` refuses."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,4 +74,6 @@ class WebParts:
     forge_checks: Mapping[str, HealthCheck]  # by name
     forge_lanes: Mapping[str, Lane] = field(default_factory=dict[str, Lane])  # by name: where each forge is asked
     engine_beat: Callable[[], datetime | None] | None = None  # when the engine last looked; None: no engine in this process
+    trust: Judge | None = None  # None: no pool has an image
+    registry_checks: Mapping[str, HealthCheck] = field(default_factory=dict[str, HealthCheck])  # by host
     replica: str = ""  # this process's name among all that serve the database

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from app.core.images import Identity, Mode, Provenance, PublicKey
+from app.core.images import Identity, Mode, Provenance
+from app.image_rules import registries_of, trust_of
+from app.kit.clock import SystemClock
 from app.settings import SecretError, SettingsError, load
 from app.wiring import pool_of
+from tests.fakes.signer import SigningKey
 from tests.settings.test_load import problems, read
 
 IMAGE = 'image = "registry.acme.example/ci/gpu:v3"\n'
@@ -108,8 +111,9 @@ def test_that_everybody_may_read_a_public_key_is_no_warning(tmp_path: Path) -> N
 
 
 def test_the_settings_become_the_pools_rule(tmp_path: Path) -> None:
-    (tmp_path / "cosign.pub").write_text("team's\n")
-    (tmp_path / "own.pub").write_text("own\n")
+    team, mine = SigningKey("cosign.pub").public, SigningKey("own.pub", "ed25519").public
+    (tmp_path / "cosign.pub").write_text(team.pem)
+    (tmp_path / "own.pub").write_text(mine.pem)
     trust = f'[trust]\nkeys = ["file:cosign.pub"]\nrevoked = ["{DIGEST}"]\ntrusted_root = "root.json"\n'
     own = f"""
 [[pool]]
@@ -130,10 +134,12 @@ identity = [{{issuer = "https://token.example", subject = "https://github.com/ac
     settings = read(tmp_path, trust + REGISTRY + POOL + own + pinned + bare).settings
     usual, special, only_pinned, nothing = (pool_of(pool, settings) for pool in settings.pool)
     assert (usual.mode, usual.signed) == (Mode.CONTAINED, True)
-    assert usual.trust is not None and usual.trust.keys == (PublicKey("cosign.pub", "team's"),)
+    assert usual.trust is not None and [(key.name, key.pem.strip()) for key in usual.trust.keys] == [
+        ("cosign.pub", team.pem.strip())
+    ]
     assert usual.trust.revoked == {DIGEST}
     rule = special.trust
-    assert rule is not None and rule.keys == (PublicKey("own.pub", "own"),) and rule.need_all
+    assert rule is not None and [key.pem.strip() for key in rule.keys] == [mine.pem.strip()] and rule.need_all
     assert rule.identities == (Identity("https://token.example", "https://github.com/acme/*"),)
     assert (rule.provenance, rule.oldest) == (Provenance("", "https://github.com/acme/*"), timedelta(days=45))
     assert rule.repositories == {"registry.acme.example/ci/*"} and rule.revoked == {DIGEST, OTHER}
@@ -146,6 +152,46 @@ def test_a_key_that_is_not_there_stops_the_start_with_its_place(tmp_path: Path) 
     settings = read(tmp_path, TRUST + REGISTRY + POOL).settings
     with pytest.raises(SecretError, match=r"file:cosign\.pub"):
         pool_of(settings.pool[0], settings)
+
+
+@pytest.mark.parametrize("text", ["no key\n", SigningKey().pem()])
+def test_what_is_no_public_key_stops_the_start_and_is_not_repeated(tmp_path: Path, text: str) -> None:
+    (tmp_path / "cosign.pub").write_text(text)
+    settings = read(tmp_path, TRUST + REGISTRY + POOL).settings
+    with pytest.raises(SettingsError, match=r"cosign\.pub is (no public key|a private key)") as caught:
+        pool_of(settings.pool[0], settings)
+    assert text.strip() not in str(caught.value)
+
+
+def test_registries_are_reached_as_the_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PULL", "hush-hush")
+    login = 'username = "ci"\npassword = "env:PULL"\nmirrors = ["eu-*=near.example"]\n'
+    rows = f'[[registry]]\nhost = "registry.acme.example:5000"\n{login}'
+    local = '[[registry]]\nhost = "127.0.0.1:5000"\n'
+    found = registries_of(read(tmp_path, rows + local).settings)
+    own = found["registry.acme.example:5000"]
+    assert (
+        own.login == ("ci", "hush-hush") and own.mirrors_for("eu-north-1") == ("near.example",) and own.mirrors_for("us") == ()
+    )
+    assert (own.base, found["127.0.0.1:5000"].base) == ("https://registry.acme.example:5000", "http://127.0.0.1:5000")
+    assert "hush-hush" not in repr(found)
+    bad = '[[registry]]\nhost = "registry.acme.example"\nca = "nowhere.pem"\n'
+    with pytest.raises(SettingsError, match=r"`ca` of the registry registry\.acme\.example cannot be used"):
+        registries_of(read(tmp_path, bad).settings)
+
+
+def test_a_trusted_root_that_is_none_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "root.json").write_text("{}")
+    for name in ("root.json", "nowhere.json"):
+        settings = read(tmp_path, f'[trust]\ntrusted_root = "{name}"\n').settings
+        with pytest.raises(SettingsError, match="`trusted_root` in \\[trust\\] cannot be used"):
+            trust_of(settings, {}, SystemClock())
+
+
+def test_docker_hub_is_one_registry_under_all_its_names(tmp_path: Path) -> None:
+    pool = '[[pool]]\nlabels = ["gpu"]\nimage = "index.docker.io/acme/gpu:v3"\n'
+    (row,) = read(tmp_path, f'{TRUST}[[registry]]\nhost = "registry-1.docker.io"\n{pool}').settings.registry
+    assert row.host == "docker.io"
 
 
 def test_keys_can_be_set_by_the_environment(tmp_path: Path) -> None:
