@@ -45,11 +45,9 @@ _SETTLES = (
 
 
 # Asked at every beat: building such a statement costs more than running it.
-_NOW, _MOST, _FORGE = (
-    sa.bindparam("now", type_=job.c.ask_after.type),
-    sa.bindparam("most", type_=sa.Integer),
-    sa.bindparam("forge"),
-)
+_NOW = sa.bindparam("now", type_=job.c.ask_after.type)
+_MOST = sa.bindparam("most", type_=sa.Integer)
+_FORGE: sa.BindParameter[str] = sa.bindparam("forge", type_=sa.Text)
 _FRESH = (
     sa.select(*JOB_COLUMNS).where(*_UNPLACED).order_by(job.c.seen_at, job.c.id).limit(_MOST).with_for_update(skip_locked=True)
 )
