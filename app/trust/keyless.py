@@ -46,7 +46,8 @@ class Signer:
 
     @property
     def shown(self) -> str:
-        return f"{', '.join(self.subjects) or 'nobody'} ({self.issuer or 'no issuer'})"
+        shown = f"{', '.join(self.subjects) or 'nobody'} ({self.issuer or 'no issuer'})"
+        return "".join(one if one.isprintable() else "?" for one in shown)  # a stranger chose it
 
     def is_one(self, asked: Identity) -> bool:
         """Issuer and subject exactly, or by pattern where the setting has one."""

@@ -11,12 +11,14 @@ from typing import Any, Never, cast
 from app.trust.faults import unreadable
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_ODD = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 DEEPEST = 64
 """Levels. Go's own limit is 10,000, Python's about 1,000; no manifest or bundle has more than ten."""
 
 
 def parse(raw: bytes, what: str) -> dict[str, Any]:
-    """An object. Refused: no UTF-8, no JSON, no object, a name twice in one object, NaN, too deep.
+    """An object. Refused: no UTF-8, no JSON, no object, a name twice in one object, NaN, too deep, half a character.
 
     A name twice matters: Python keeps the last one, as Go does, but other readers keep the first.
     """
@@ -24,6 +26,11 @@ def parse(raw: bytes, what: str) -> dict[str, Any]:
         value: object = json.loads(raw.decode("utf-8"), object_pairs_hook=_once, parse_constant=_never)
         if _deeper(value, DEEPEST):
             raise ValueError("it is nested too deep")
+        if _ODD.search(raw):  # half a surrogate pair is no text that could be written anywhere, and databases take no NUL
+            again = json.dumps(value, ensure_ascii=False)
+            again.encode()
+            if _NUL.search(again):
+                raise ValueError("a NUL")
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError, JSONDecodeError and huge numbers are ValueErrors
         said = str(error).splitlines()[0][:120] if isinstance(error, _Twice) or "nested" in str(error) else "it is not JSON"
         raise unreadable(f"The {what} cannot be read: {said}.") from None

@@ -1,114 +1,136 @@
-"""A real registry: Debian's `docker-registry`, on loopback, with a data folder that ends with the tests."""
+"""A real registry: Debian's `docker-registry`, on a free port of loopback, with a folder of its own."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import platform
-import re
 import shutil
+import socket
+import ssl
 import subprocess
 import tempfile
+import threading
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from tests import parts
+from tests.fakes.registry import FakeRegistry
+from tests.node.certificates import server_side
+from tests.parts import lacks
 
 PART = "Docker registry"
 REMEDY = "install docker-registry"
-PROGRAM = "docker-registry"
-MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
-LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
-CONFIG = "application/vnd.docker.container.image.v1+json"
-LAYER = "application/vnd.docker.image.rootfs.diff.tar"
-ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+USER, PASSWORD = "robot", "hunter-2-hunter"
+BCRYPT = "$2b$05$abcdefghijklmnopqrstuuRSXa0xPWdRCD48b9IKfO3NCbN0ih1dm"
+"""Of that password; the registry reads no other form of htpasswd."""
 
 
-def digest_of(raw: bytes) -> str:
-    return "sha256:" + hashlib.sha256(raw).hexdigest()
+@dataclass(frozen=True, slots=True)
+class RealRegistry:
+    """Where it listens; with `ca` it speaks TLS and wants the login."""
 
-
-@dataclass(frozen=True)
-class Pushed:
-    """An image in the registry."""
-
-    repository: str  # "127.0.0.1:40123/ci/gpu"
-    digest: str
-    config: str
-    raw: bytes  # its manifest
+    host: str
+    ca: Path | None
+    folder: Path  # its files: .../docker/registry/v2
 
     @property
-    def reference(self) -> str:
-        return f"{self.repository}@{self.digest}"
+    def login(self) -> tuple[str, str] | None:
+        return (USER, PASSWORD) if self.ca is not None else None
 
+    def client(self) -> httpx.Client:
+        base = f"{'https' if self.ca is not None else 'http'}://{self.host}"
+        context = ssl.create_default_context(cafile=self.ca)
+        return httpx.Client(base_url=base, verify=context, auth=self.login, trust_env=False)
 
-@dataclass(frozen=True)
-class Registry:
-    host: str  # "127.0.0.1:40123"
+    def blob_file(self, digest: str) -> Path:
+        """Where it keeps those bytes: for tests that change them behind its back."""
+        name = digest.removeprefix("sha256:")
+        return self.folder / "docker/registry/v2/blobs/sha256" / name[:2] / name / "data"
 
-    def push(self, name: str, tag: str, layer: bytes, **config: Any) -> Pushed:
-        """An image of one layer, a tar; `config` is what a Dockerfile would set."""
-        with httpx.Client(base_url=f"http://{self.host}/v2/{name}", timeout=30) as client:
-            packed = json.dumps(
-                {
-                    "architecture": ARCHITECTURE,
-                    "os": "linux",
-                    "config": config,
-                    "rootfs": {"type": "layers", "diff_ids": [digest_of(layer)]},
-                }
-            ).encode()
-            rows: list[dict[str, Any]] = []
-            for kind, raw in ((CONFIG, packed), (LAYER, layer)):
-                there = httpx.URL(client.post("/blobs/uploads/").headers["location"])
-                client.put(there.copy_add_param("digest", digest_of(raw)), content=raw).raise_for_status()
-                rows.append({"mediaType": kind, "digest": digest_of(raw), "size": len(raw)})
-            manifest = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, "config": rows[0], "layers": rows[1:]}).encode()
-            client.put(f"/manifests/{tag}", content=manifest, headers={"Content-Type": MANIFEST}).raise_for_status()
-        return Pushed(f"{self.host}/{name}", digest_of(manifest), digest_of(packed), manifest)
+    def take(self, memory: FakeRegistry) -> None:
+        """Push everything that a registry in memory holds: blobs, images, then what names them, then tags."""
+        with self.client() as client:
+            for (repository, digest), raw in memory.blobs.items():
+                if client.head(f"/v2/{repository}/blobs/{digest}").status_code == 200:
+                    continue
+                place = client.post(f"/v2/{repository}/blobs/uploads/").headers["location"]
+                url = httpx.URL(place).copy_merge_params({"digest": digest})
+                assert client.put(url, content=raw).status_code == 201
+            last = sorted(memory.manifests.items(), key=lambda one: "manifests" in json.loads(one[1][1]))
+            for (repository, digest), (media_type, raw) in last:
+                names = [tag for (where, tag), at in memory.tags.items() if (where, at) == (repository, digest)]
+                for name in names or [digest]:
+                    path = f"/v2/{repository}/manifests/{name}"
+                    answer = client.put(path, content=raw, headers={"content-type": media_type})
+                    assert answer.status_code == 201, answer.text
 
 
 @contextlib.contextmanager
-def registry() -> Generator[Registry]:
-    with tempfile.TemporaryDirectory(prefix="sublet-registry-") as folder:
-        settings = Path(folder) / "config.yml"
-        settings.write_text(
-            json.dumps(  # JSON is YAML
-                {
-                    "version": 0.1,
-                    "log": {"accesslog": {"disabled": True}},
-                    "storage": {"filesystem": {"rootdirectory": folder}, "delete": {"enabled": True}},
-                    "http": {"addr": "127.0.0.1:0"},
-                }
-            )
+def real_registry(*, guarded: bool = False) -> Generator[RealRegistry]:
+    """Started, and ended with the block. `guarded`: TLS by an authority of its own, and a login."""
+    program = shutil.which("docker-registry") or shutil.which("registry")
+    if program is None:
+        lacks(PART, REMEDY)
+    folder = Path(tempfile.mkdtemp(prefix="sublet-registry-"))
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            host = f"127.0.0.1:{free.getsockname()[1]}"
+        http: dict[str, object] = {"addr": host}
+        settings: dict[str, object] = {
+            "version": "0.1",
+            "log": {"level": "info", "formatter": "json", "accesslog": {"disabled": True}},
+            "storage": {"filesystem": {"rootdirectory": str(folder / "data")}, "delete": {"enabled": True}},
+            "http": http,
+        }
+        ca = None
+        if guarded:
+            _, pem = server_side(folder)
+            ca = folder / "ca.pem"
+            ca.write_text(pem, "utf-8")
+            (folder / "htpasswd").write_text(f"{USER}:{BCRYPT}\n", "utf-8")
+            http["tls"] = {"certificate": str(folder / "server.pem"), "key": str(folder / "server.pem")}
+            settings["auth"] = {"htpasswd": {"realm": "test", "path": str(folder / "htpasswd")}}
+        (folder / "config.yml").write_text(json.dumps(settings), "utf-8")  # JSON is YAML
+        process = subprocess.Popen(
+            [program, "serve", str(folder / "config.yml")], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
-        words = [PROGRAM, "serve", str(settings)]
-        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        log = process.stderr
+        drain = threading.Thread(target=log.read, daemon=True)  # a full pipe would stop it
         try:
-            assert process.stderr is not None
-            told: list[str] = []
-            for line in process.stderr:
-                told.append(line)
-                found = re.search(r"listening on (127\.0\.0\.1:\d+)", line)
-                if found is not None:
-                    yield Registry(found.group(1))
-                    break
-            else:
-                raise AssertionError("".join(told[-20:]))
+            said: list[str] = []
+            while "listening on" not in (said or [""])[-1]:
+                said.append(log.readline())
+                assert said[-1], "".join(said)[-2000:]
+            drain.start()
+            yield RealRegistry(host, ca, folder / "data")
         finally:
-            process.kill()
-            process.communicate()
+            process.kill()  # it has nothing to put in order
+            process.wait(10)
+            if drain.is_alive():
+                drain.join(5)
+            log.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def docker_registry() -> Generator[Registry]:
-    """One registry for all tests of this worker."""
-    if shutil.which(PROGRAM) is None:
-        parts.lacks(PART, REMEDY)
-    with registry() as made:
-        yield made
+def registry_session() -> Generator[RealRegistry]:
+    with real_registry() as registry:
+        yield registry
+
+
+@pytest.fixture
+def docker_registry(registry_session: RealRegistry) -> RealRegistry:
+    """Plain, open to everybody, shared by the tests of a worker: use repositories of your own."""
+    return registry_session
+
+
+@pytest.fixture
+def guarded_registry() -> Generator[RealRegistry]:
+    """With TLS and a login, for one test."""
+    with real_registry(guarded=True) as registry:
+        yield registry
