@@ -4,6 +4,8 @@ REQUIRE ?=
 SEEDS ?= 0:1000
 COUNT ?= 100
 ARGS ?=
+# One more than the two cores that the suite is made for: a quarter of the time tests wait for real processes.
+WORKERS ?= 3
 BIN := .venv/bin
 COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(CURDIR)/$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
@@ -39,7 +41,7 @@ run: install
 	@$(BIN)/sublet up $(ARGS)
 
 test: install-dev
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 check: lint test
 

@@ -1,4 +1,4 @@
-"""From webhook to bill: whole journeys through the real web, engine and store, on SQLite and PostgreSQL."""
+"""From webhook to bill: whole journeys through the real web, engine and store; some on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -23,7 +23,17 @@ from tests.world import World, pool_of
 LABELS = ["gpu", "rubin"]
 WHOLE_LIFE = list(State)
 
+BOTH = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+"""For stories in which SQL is more than one statement after the other."""
 
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest) -> str:
+    """SQLite, unless the story is told on both."""
+    return request.getfixturevalue(f"{getattr(request, 'param', 'sqlite')}_url")
+
+
+@BOTH
 async def test_a_github_job_of_an_organisation_from_webhook_to_bill(database: Database, tmp_path: Path) -> None:
     pool = pool_of(scope=ScopeKind.ORGANIZATION)
     async with World(database, tmp_path, pools=[pool]) as world:
@@ -43,6 +53,7 @@ async def test_a_github_job_of_an_organisation_from_webhook_to_bill(database: Da
         assert actions.count("lease.booting") == 1
 
 
+@BOTH
 async def test_a_gitlab_job_from_webhook_to_bill(database: Database, tmp_path: Path) -> None:
     async with World(database, tmp_path, gitlab=True) as world:
         assert world.gitlab is not None
@@ -58,6 +69,7 @@ async def test_a_gitlab_job_from_webhook_to_bill(database: Database, tmp_path: P
         world.assert_clean()
 
 
+@BOTH
 async def test_ten_jobs_share_three_places(database: Database, tmp_path: Path) -> None:
     async with World(database, tmp_path) as world:
         keys = [world.github.queue(LABELS, f"acme/repo{number % 2}") for number in range(10)]
@@ -107,6 +119,7 @@ async def test_a_stolen_runner_is_replaced(database: Database, tmp_path: Path) -
         world.assert_clean()
 
 
+@BOTH
 @pytest.mark.parametrize("moment", [state for state in State if state is not State.RELEASED])
 async def test_a_restart_in_any_state_changes_nothing(database: Database, tmp_path: Path, moment: State) -> None:
     async with World(database, tmp_path) as world:
@@ -126,6 +139,7 @@ async def test_a_restart_in_any_state_changes_nothing(database: Database, tmp_pa
         world.assert_clean()
 
 
+@BOTH
 async def test_a_lost_reply_to_create_rents_one_machine(database: Database, tmp_path: Path) -> None:
     async with World(database, tmp_path) as world:
         world.cloud.faults.script("create", Trouble.LOST_REPLY)
@@ -238,6 +252,7 @@ async def test_a_join_token_used_twice_destroys_the_lease(database: Database, tm
         world.assert_clean()
 
 
+@BOTH
 async def test_an_instance_that_vanishes_under_its_job_is_closed_and_billed_to_that_moment(
     database: Database, tmp_path: Path
 ) -> None:
@@ -259,6 +274,7 @@ async def test_a_runner_that_never_gets_a_job_is_given_back_after_its_idle_limit
         world.assert_clean()
 
 
+@BOTH
 async def test_a_stuck_destroy_blocks_nothing_and_is_paid_until_absence_is_proven(database: Database, tmp_path: Path) -> None:
     async with World(database, tmp_path) as world:
         world.cloud.faults.script("destroy", Trouble.STUCK, wait=timedelta(minutes=20), times=None)
