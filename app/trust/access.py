@@ -72,6 +72,7 @@ def hostname(host: str) -> str:
 
 
 def is_loopback(name: str) -> bool:
+    name = name.rstrip(".")  # a name's dot at the end changes nothing but its spelling
     try:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:

@@ -20,7 +20,7 @@ from app.trust.challenge import Token
 from app.trust.collect import attached
 from app.trust.decide import Looked, covered, made, signature
 from app.trust.endpoint import Endpoint
-from app.trust.faults import Refused, brief, unreadable
+from app.trust.faults import Refused, RegistryAway, brief, unreadable
 from app.trust.globs import fits
 from app.trust.keyless import Keyless
 from app.trust.manifests import Index, Manifest, config_platform
@@ -30,6 +30,8 @@ from app.trust.weigh import Finding, Scales
 from providers.contract import Secret
 
 LARGEST_CONFIG: Final = 4 * 1024 * 1024
+LONGEST_LOOK: Final = 300.0
+"""Seconds for everything that is attached to one image: a registry that is slow with each piece must not take hours."""
 MOST_KEPT: Final = 2000
 """Verdicts in the cache; the oldest go first."""
 
@@ -197,7 +199,7 @@ class ImageTrust:
             return look
         task = self._under_way.get(same)
         if task is None:
-            task = asyncio.create_task(self._look(digest, same[2], repository))
+            task = asyncio.create_task(self._timed(digest, same[2], repository))
             self._under_way[same] = task
             task.add_done_callback(lambda done: self._done(same, done))
         look = await asyncio.shield(task)  # one that stops waiting must not end it for the others
@@ -218,6 +220,13 @@ class ImageTrust:
         if rule.oldest is None:
             return until
         return min([until, *(one.signed_at + rule.oldest for one in look.evidence if one.good and one.signed_at is not None)])
+
+    async def _timed(self, digest: str, rule: TrustRule, repository: Repository) -> _Look:
+        try:
+            async with asyncio.timeout(LONGEST_LOOK):
+                return await self._look(digest, rule, repository)
+        except TimeoutError:
+            raise RegistryAway(f"{repository.registry.host} took longer than {LONGEST_LOOK:g} seconds.") from None
 
     async def _look(self, digest: str, rule: TrustRule, repository: Repository) -> _Look:
         """Everything of a digest that does not depend on time or on what is revoked."""
