@@ -7,6 +7,7 @@ import pytest
 
 from app.store.db import Database
 from tests.node.agents import open_folder
+from tests.node.guarded import Ward, guarded
 from tests.node.service import Service, serving
 from tests.node.site import Site
 from tests.parts.reopened import reopened
@@ -22,6 +23,13 @@ def machine() -> Generator[Path]:
 def service() -> Generator[Service]:
     with serving() as service:
         yield service
+
+
+@pytest.fixture(scope="session")
+def ward() -> Generator[Ward]:
+    """A guarded engine, shared by the tests of a worker."""
+    with guarded() as made:
+        yield made
 
 
 @pytest.fixture

@@ -157,11 +157,11 @@ class Engine:
 
     def remove_all(self) -> None:
         """Every container of this engine, killed and taken away. Raises `Failed`."""
-        for row in shape.items(self.must("GET", "/containers/json", all="1")):
+        for row in shape.items(self.must("GET", "/containers/json", patience=10.0, all="1")):
             self.remove(str(shape.table(row).get("Id")))
 
     def remove(self, container: str) -> None:
-        self.ask("DELETE", f"/containers/{container}", force="1", v="1")
+        self.ask("DELETE", f"/containers/{container}", patience=30.0, force="1", v="1")
 
 
 def _said(answer: Answer) -> str:

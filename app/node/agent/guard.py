@@ -65,9 +65,9 @@ class Guard:
         """`/AuthZPlugin.AuthZRes`: learns which containers are whose. Empty, or why the answer is kept back."""
         try:
             told = shape.table(json.loads(message))
-            uri, method = str(told.get("RequestUri", "")), told.get("RequestMethod")
-            path = guard_request.read(message).path if method == "POST" and "create" in uri else ""
-            if path != "/containers/create" or told.get("ResponseStatusCode") != CREATED:
+            if told.get("RequestMethod") != "POST" or told.get("ResponseStatusCode") != CREATED:
+                return ""
+            if guard_request.read(message).path != "/containers/create":
                 return ""
             made = shape.table(json.loads(base64.b64decode(str(told.get("ResponseBody") or "")))).get("Id")
         except Exception as error:

@@ -96,7 +96,10 @@ class Keeper:
         return None if self._child is None else self._child.pid
 
     def end(self) -> None:
-        """Hangs up: the guard stops the engine, and with it every container. Repeatable."""
+        """Takes every container away and hangs up: then the guard stops the engine. Repeatable."""
+        if self._child is not None and self._child.poll() is None:
+            with contextlib.suppress(Failed):
+                self.engine.remove_all()
         if self._line is not None:
             with contextlib.suppress(OSError):
                 self._line.shutdown(socket.SHUT_RDWR)
@@ -106,6 +109,8 @@ class Keeper:
             except subprocess.TimeoutExpired:
                 self._child.kill()  # the kernel kills the engine with it
                 self._child.wait()
+        if self._line is not None:
+            self._line.close()
 
     def _listen(self, line: socket.socket, answer: Callable[[str], dict[str, Any]]) -> None:
         with contextlib.suppress(OSError, ValueError), line.makefile("rb") as rows:
