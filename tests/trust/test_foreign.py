@@ -218,6 +218,16 @@ async def test_a_borrowed_log_entry_makes_no_signature_young(theirs: Scene) -> N
     assert (await theirs.refused(keys=(public("p256"),), oldest=timedelta(days=3)))[0] == Refusal.TOO_OLD
 
 
+async def test_a_date_that_no_log_promised_is_no_date(theirs: Scene) -> None:
+    forged = json.loads(js("p256-logged"))
+    entry = forged["verificationMaterial"]["tlogEntries"][0]
+    entry["integratedTime"] = str(int(entry["integratedTime"]) + 1)
+    theirs.attach(IMAGE, packed(forged))
+    [evidence] = (await theirs.judge(keys=(public("p256"),))).evidence
+    assert (evidence.signed_at, evidence.log_index) == (None, None)
+    assert (await theirs.refused(keys=(public("p256"),), oldest=timedelta(days=3)))[0] == Refusal.TOO_OLD
+
+
 async def test_the_entry_that_cosign_2_keeps_beside_a_tag_signature(theirs: Scene) -> None:
     """Its fields are those of the bundle's entry, under other names (SIGNATURE_SPEC.md)."""
     payload = simple_signing(IMAGE)

@@ -110,6 +110,12 @@ async def test_what_is_revoked_is_refused_whatever_is_known_of_it(scene: Scene) 
     assert (await scene.judge()).allowed
 
 
+async def test_a_revoked_digest_costs_no_call(scene: Scene) -> None:
+    digest = scene.image(signed=True)
+    code, _ = await scene.refused(f"{scene.name}@{digest}", revoked=frozenset({digest}))
+    assert code == Refusal.REVOKED and scene.registry.seen == []
+
+
 async def test_a_revoked_platform_revokes_its_index(scene: Scene) -> None:
     digest = scene.index(signed=True)
     arm = scene.registry.platforms("ci/gpu", digest)[1]
