@@ -16,11 +16,8 @@ REPOSITORY = "acme/train"
 CALL_SECONDS = 120.0
 DOCKER = "unix:///var/run/docker.sock"
 NOTE = "Demo: this pool asks for no GPU, so the job runs on this machine and costs nothing."
-BARE_NOTE = (
-    "The red mark: its job is a process on this machine and in no image, so there is no signature to check. "
-    "Your own pools will name a signed image, as this demo does with --provider docker."
-)
-SIGNED_NOTE = "Its image is signed with a key that the demo made, and comes from a registry that the demo runs."
+BARE_NOTE = "Unsigned, because it runs in no image; with --provider docker the demo signs one."
+SIGNED_NOTE = "Its image is signed with a key that the demo made."
 
 
 class DemoTrouble(Exception):
