@@ -15,6 +15,7 @@ from app.core.model import Charge, Job, JobState, Lease, Span
 from app.core.states import ORDER, State
 from app.store.audit import Entry
 from app.store.db import Database
+from app.store.images import Asked, asked_on
 from app.store.rows import (
     CHARGE_COLUMNS,
     JOB_COLUMNS,
@@ -55,6 +56,7 @@ class LeaseSheet:
     audit: tuple[Entry, ...]  # newest first
     typical: Mapping[State, float]  # median seconds in each state, of leases with the same provider and pool
     log_lines: int
+    asked: tuple[Asked, ...] = ()  # images that its job wanted containers from
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ def lease_sheet(db: Database, lease_id: str, now: datetime) -> LeaseSheet | None
         query = sa.select(audit).where(audit.c.object == f"lease:{lease_id}").order_by(audit.c.seq.desc()).limit(200)
         entries = tuple(Entry(*values) for values in conn.execute(query))
         lines = conn.scalar(sa.select(sa.func.count()).where(node_log.c.lease_id == lease_id)) or 0
-        return LeaseSheet(row, entries, _typical(conn, row.lease, now), lines)
+        return LeaseSheet(row, entries, _typical(conn, row.lease, now), lines, tuple(asked_on(conn, lease_id)))
 
 
 def stamp(db: Database, lease_id: str) -> tuple[Any, ...] | None:

@@ -90,9 +90,14 @@ def unrevoke(db: Database, digest: str, why: str, actor: str, now: datetime) -> 
 
 def asked_of(db: Database, lease_id: str) -> list[Asked]:
     """Every image that the lease's containers were asked for, the first one first."""
-    query = sa.select(lease_image.c.asked, lease_image.c.verdict, lease_image.c.at).where(lease_image.c.lease_id == lease_id)
     with db.read() as conn:
-        rows = conn.execute(query.order_by(lease_image.c.at, lease_image.c.asked)).all()
+        return asked_on(conn, lease_id)
+
+
+def asked_on(conn: sa.Connection, lease_id: str) -> list[Asked]:
+    """The same, inside the caller's transaction."""
+    query = sa.select(lease_image.c.asked, lease_image.c.verdict, lease_image.c.at).where(lease_image.c.lease_id == lease_id)
+    rows = conn.execute(query.order_by(lease_image.c.at, lease_image.c.asked)).all()
     return [Asked(asked, verdict_of(verdict), at) for asked, verdict, at in rows]
 
 

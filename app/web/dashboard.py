@@ -18,6 +18,7 @@ from app.store.people import Role
 from app.web import schema, sheet
 from app.web.api import Before, ask
 from app.web.auth import Gate, Visitor
+from app.web.image_views import image_sheet
 from app.web.pages import YEAR_SECONDS, Pages, local_path, rfc3339
 from app.web.parts import WebParts
 from app.web.reads import Reads, Tab, Which
@@ -60,6 +61,7 @@ def lease_context(detail: schema.LeaseDetail, visitor: Visitor, now: datetime) -
         "line": sheet.timeline(detail, now),
         "why": sheet.why(detail.decision),
         "proof": sheet.proof(detail),
+        "image_sheet": image_sheet(detail),
         "actions": sheet.actions(detail, visitor, now),
         "forecast": sheet.forecast(detail),
         "before_job": sheet.before_job(detail),

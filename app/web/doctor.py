@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from app.kit.telemetry import logger
 from app.store import replicas
 from app.store.replicas import Replica
+from app.web.image_checks import image_checks
 from app.web.leak_checks import leak_checks
 from app.web.listen_checks import listen_checks
 from app.web.parts import HealthCheck, WebParts
@@ -30,8 +31,11 @@ async def examine(parts: WebParts) -> list[Check]:
     provider_fix = "Compare its [[provider]] settings with what the vendor shows."
     looks = [_ask(f"forge {name}", look, forge_fix) for name, look in parts.forge_checks.items()]
     looks += [_ask(f"provider {name}", look, provider_fix) for name, look in parts.providers.items()]
-    (database, known, leaking, listening), others = await asyncio.gather(
-        asyncio.gather(_database(parts), _replicas(parts), leak_checks(parts), listen_checks(parts)), asyncio.gather(*looks)
+    registry_fix = "Compare its [[registry]] settings with the registry's address."
+    looks += [_ask(f"registry {host}"[:100], look, registry_fix) for host, look in parts.registry_checks.items()]
+    mine = (_database(parts), _replicas(parts), leak_checks(parts), listen_checks(parts), image_checks(parts))
+    (database, known, leaking, listening, pictures), others = await asyncio.gather(
+        asyncio.gather(*mine), asyncio.gather(*looks)
     )
     ours = [_public_url(parts), _pools(parts), _repositories(parts), _secrets(parts)]
     found = [database, _engine(parts, known), *(_replica(parts, one) for one in known), *ours]
@@ -40,7 +44,7 @@ async def examine(parts: WebParts) -> list[Check]:
         found.append(check("forge", "warn", text, "Add [github] or [gitlab] to sublet.toml."))
     if not parts.providers:
         found.append(check("provider", "warn", "No provider is configured, so nothing can be leased.", "Add a [[provider]]."))
-    return [*found, *leaking, *others, *listening]
+    return [*found, *pictures, *leaking, *others, *listening]
 
 
 async def _database(parts: WebParts) -> Check:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Literal
 
 from app.core.model import Lease
-from app.store import board, leaks, leases, nodes
+from app.core.verdicts import digests, revoked_since, verdict_on
+from app.store import board, images, leaks, leases, nodes
 from app.web import schema, views
 from app.web.doctor import examine
 from app.web.errors import Problem
+from app.web.image_views import digests_of, revoked_ones
 from app.web.parts import WebParts
 from app.web.sweep_views import SweepReply, sweep_views
 
@@ -49,17 +51,39 @@ class Reads:
         sheet = await self._parts.lane(board.lease_sheet, self._parts.db, found.id, now)
         if sheet is None:
             raise Problem(404, f"There is no lease {ref[:100]}.")
-        detail = views.lease_detail(sheet, now, self._notes, self._parts.settings.demo)
+        revoked = await self._revoked_whole(sheet)
+        detail = views.lease_detail(sheet, now, self._notes, self._parts.settings.demo, revoked)
         return schema.LeaseReply(**dict(detail))
 
     async def leases(self, which: Which, limit: int, before: datetime | None, text: str = "") -> schema.LeasesReply:
         """The newest first. `text` keeps those whose name, state, job, pool or provider holds it."""
         parts, now = self._parts, self.now()
         rows = await parts.lane(board.leases, parts.db, which, limit + 1, before)
-        found = [views.lease_view(row, now, self._notes, parts.settings.demo) for row in rows[:limit]]
+        revoked = await self._revoked(rows[:limit])
+        found = [views.lease_view(row, now, self._notes, parts.settings.demo, revoked) for row in rows[:limit]]
         more = len(rows) > limit
         shown = [view for view in found if text.casefold() in _searched(view)] if text else found
         return schema.LeasesReply(leases=shown, more=more, before=found[-1].created_at if more else None)
+
+    async def _revoked(self, rows: Sequence[board.LeaseRow]) -> dict[str, str]:
+        """By lease id, why the image of one of these may not run any more. Bare leases cost no look."""
+        parts, found = self._parts, [row.lease for row in rows]
+        shown = digests_of(found)
+        noted: Mapping[str, str] = await parts.lane(images.revoked_among, parts.db, shown) if shown else views.NONE
+        return revoked_ones(found, parts.pools, noted)
+
+    async def _revoked_whole(self, sheet: board.LeaseSheet) -> dict[str, str]:
+        """The same for one lease, with every part of its image and of those that its job asked for."""
+        parts, lease = self._parts, sheet.row.lease
+        own = verdict_on(lease)
+        shown = [verdict for verdict in (own, *(one.verdict for one in sheet.asked)) if verdict is not None and verdict.allowed]
+        named = frozenset[str]().union(*(digests(verdict) for verdict in shown))
+        pool = parts.pools.get(lease.key.pool)
+        if not named or pool is None:
+            return await self._revoked([sheet.row])
+        noted = await parts.lane(images.revoked_among, parts.db, named)
+        said = [sentence for verdict in shown if (sentence := revoked_since(verdict, pool, noted))]
+        return {lease.id: " ".join(dict.fromkeys(said))} if said else {}
 
     async def log(self, lease: Lease, after: int, limit: int = LOG_PAGE) -> schema.LogReply:
         """Lines after the one of this number; from the first with -1."""
@@ -86,7 +110,7 @@ class Reads:
         parts, now = self._parts, self.now()
         found = await parts.lane(board.overview, parts.db, now)
         leaking = await parts.lane(leaks.leaks, parts.db, now)
-        demo, notes = parts.settings.demo, self._notes
+        demo, notes, revoked = parts.settings.demo, self._notes, await self._revoked((*found.live, *found.recent))
         spending: dict[str, Decimal] = {}
         by_state: dict[str, int] = {}
         for row in found.live:
@@ -106,10 +130,11 @@ class Reads:
             oldest_wait_seconds=max((item.waiting_seconds or 0.0 for item in items), default=None),
             start_times=views.start_times(found.starts),
             attention=views.attention(found, leaking, now, parts.settings.silent_seconds),
-            live=[views.lease_view(row, now, notes, demo) for row in found.live],
+            live=[views.lease_view(row, now, notes, demo, revoked) for row in found.live],
             waiting=items,
-            recent=[views.lease_view(row, now, notes, demo) for row in found.recent],
+            recent=[views.lease_view(row, now, notes, demo, revoked) for row in found.recent],
             ever=found.ever,
+            unsigned_pools=sorted(name for name, pool in parts.pools.items() if not pool.signed),
         )
 
     async def doctor(self) -> schema.DoctorReply:

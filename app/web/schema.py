@@ -100,6 +100,10 @@ class LeaseView(View):
     demo: bool
     asked: str = Field("", description="`drain` or `destroy`, once a person or policy asked for it.")
     asked_text: str = ""
+    mode: str = Field("", description="`contained`, `guarded` or `bare`; empty: planned before there were modes.")
+    signed: bool = Field(False, description="Its image had to be signed. Without that it wears a red mark.")
+    image_digest: str = ""
+    revoked: str = Field("", description="A sentence, if its image was revoked.")
 
 
 class ChargeView(View):
@@ -125,12 +129,42 @@ class CheckView(View):
     passed: bool
 
 
+class PlatformView(View):
+    architecture: str
+    digest: str
+
+
+class EvidenceView(View):
+    kind: str = Field(examples=["cosign tag", "sigstore bundle", "provenance"])
+    good: bool
+    signer: str = Field(description="A key by its name and fingerprint, or whom a certificate names.")
+    signed_at: Moment | None
+    log_index: int | None = Field(description="Its place in the public log, where it is in one.")
+    detail: str = Field(description="Why it does not count; of provenance, who built it from what.")
+    digest: str = Field(description="What it speaks for.")
+
+
+class ImageView(View):
+    asked: str = Field(description="As it was written.")
+    allowed: bool
+    code: str = Field(description="The check that failed, in a word; empty if it may run.", examples=["unsigned"])
+    reference: str = Field(description="By digest: only this travels on.")
+    digest: str
+    platforms: list[PlatformView]
+    checks: list[CheckView]
+    evidence: list[EvidenceView]
+    why: str
+    at: Moment
+
+
 class LeaseDetail(LeaseView):
     need: dict[str, Any]
     charges: list[ChargeView]
     audit: list[AuditView]
     decision: dict[str, Any] | None
     proof: list[CheckView]
+    image: ImageView | None = Field(None, description="What was found of its image; null: none was looked at.")
+    containers: list[ImageView] = Field(default_factory=list[ImageView], description="Images that its job asked for.")
     typical_seconds: dict[str, float]
     log_lines: int
 
@@ -234,6 +268,7 @@ class OverviewReply(Reply):
     waiting: list[QueueItem]
     recent: list[LeaseView]
     ever: bool = Field(description="Was there ever a lease.")
+    unsigned_pools: list[str] = Field(default_factory=list[str], description="Pools that ask for no signature.")
 
 
 class ResolveReply(Reply):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
 from app.core.billing import accrued
 from app.core.model import SERVED, Charge, Job, JobState, Lease, NodeFacts
 from app.core.proof import prove
 from app.core.states import ORDER, State
+from app.core.verdicts import verdict_on, wanted
 from app.store.audit import Entry
 from app.store.board import LeaseRow, LeaseSheet, Overview, Queue
 from app.store.leaks import Leaks
+from app.web.image_views import image_view
 from app.web.schema import (
     Attention,
     AuditView,
@@ -32,6 +36,8 @@ from app.web.schema import (
     StartTimes,
 )
 from app.web.words import LOOKS, because, plain
+
+NONE: Mapping[str, str] = MappingProxyType({})
 
 
 def money(amount: Decimal, currency: str) -> Money:
@@ -78,10 +84,11 @@ def facts(value: NodeFacts | None) -> dict[str, Any] | None:
     if value is None:
         return None
     names = ("driver", "cuda", "architecture", "memory_mib", "disk_free_mib", "kernel", "cpus", "problem")
-    return {"gpus": [dict(gpu) for gpu in value.gpus]} | {name: getattr(value, name) for name in names}
+    image = None if value.image is None else asdict(value.image)
+    return {"gpus": [dict(gpu) for gpu in value.gpus]} | {name: getattr(value, name) for name in names} | {"image": image}
 
 
-def _lease_values(row: LeaseRow, now: datetime, notes: Mapping[str, str], demo: bool) -> dict[str, Any]:
+def _lease_values(row: LeaseRow, now: datetime, notes: Mapping[str, str], demo: bool, revoked: str) -> dict[str, Any]:
     lease = row.lease
     same = ("id", "name", "reason_text", "note", "attempt", "provider", "region", "created_at", "entered_at", "deadline")
     values: dict[str, Any] = {name: getattr(lease, name) for name in (*same, "hard_end", "gone_at", "instance_id")}
@@ -109,27 +116,38 @@ def _lease_values(row: LeaseRow, now: datetime, notes: Mapping[str, str], demo: 
         "demo": demo,
         "asked_text": lease.asked_text,
         "asked": "destroy" if lease.destroy_asked_at else "drain" if lease.drain_asked_at else "",
+        "mode": lease.mode,
+        "signed": lease.signed,
+        "image_digest": lease.image_digest,
+        "revoked": revoked,
     }
 
 
-def lease_view(row: LeaseRow, now: datetime, notes: Mapping[str, str], demo: bool) -> LeaseView:
-    """`notes` are the pools' own, by name."""
-    return LeaseView(**_lease_values(row, now, notes, demo))
+def lease_view(
+    row: LeaseRow, now: datetime, notes: Mapping[str, str], demo: bool, revoked: Mapping[str, str] = NONE
+) -> LeaseView:
+    """`notes` are the pools' own, by name; `revoked` has a sentence for each lease, by id, whose image was."""
+    return LeaseView(**_lease_values(row, now, notes, demo, revoked.get(row.lease.id, "")))
 
 
-def lease_detail(sheet: LeaseSheet, now: datetime, notes: Mapping[str, str], demo: bool) -> LeaseDetail:
+def lease_detail(
+    sheet: LeaseSheet, now: datetime, notes: Mapping[str, str], demo: bool, revoked: Mapping[str, str] = NONE
+) -> LeaseDetail:
     """A lease whole, as its own page and `sublet lease show` have it."""
     lease = sheet.row.lease
+    verdict = verdict_on(lease)
     return LeaseDetail(
-        **_lease_values(sheet.row, now, notes, demo),
+        **_lease_values(sheet.row, now, notes, demo, revoked.get(lease.id, "")),
         need=need_values(lease),
         charges=[charge_view(charge) for charge in sheet.row.charges],
         audit=[audit_view(entry) for entry in sheet.audit],
         decision=None if lease.decision is None else dict(lease.decision),
         proof=[
             CheckView(what=check.what, asked=check.asked, seen=check.seen, passed=check.passed)
-            for check in (() if lease.facts is None else prove(lease.need, lease.facts))
+            for check in (() if lease.facts is None else prove(lease.need, lease.facts, wanted(lease)))
         ],
+        image=None if verdict is None else image_view(verdict),
+        containers=[image_view(one.verdict) for one in sheet.asked],
         typical_seconds={str(state): seconds for state, seconds in sheet.typical.items()},
         log_lines=sheet.log_lines,
     )
@@ -226,6 +244,8 @@ def next_step(job: Job, lease: Lease | None) -> str:
         return "Another runner has it."
     if "ceiling" in job.wait:
         return f"Wait for a place, or raise `ceiling` of the pool {job.pool}."
+    if "may not run" in job.wait or "cannot be verified" in job.wait:
+        return f"Sign it, or change what the pool asks: `sublet image verify IMAGE --pool {job.pool}` shows every check."
     if "failed" in job.wait or "offer" in job.wait:
         return "Nothing to do now; `sublet doctor` checks the providers and the forge."
     return "Nothing to do: it goes on by itself."

@@ -20,6 +20,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from app.core.images import ImageVerdict, Mode, TrustRule
 from app.core.model import Pool, RepositoryRule
 from app.forges.contract import Forge
 from app.forges.github import GitHubForge
@@ -31,13 +32,14 @@ from app.store import people
 from app.store.db import Database
 from app.store.people import Role
 from app.store.vault import Vault
+from app.trust.judge import PullAccess
 from app.web.app import build
 from app.web.auth import hashed, issue_login_link, issue_token
 from app.web.parts import WebParts, WebSettings
 from providers.contract import Health, Need, Secret
 from tests.fakes.served import served
 from tests.parts.reopened import reopened
-from tests.web.story import NOW, afternoon
+from tests.web.story import IMAGE, NOW, afternoon
 
 URL = "http://127.0.0.1:8080"
 GITHUB_SECRET = "a shared secret of GitHub"
@@ -101,6 +103,9 @@ def pool(**values: Any) -> Pool:
         "labels": frozenset({"gpu", "rubin"}),
         "need": Need(gpu="rubin", gpus=1, max_price_per_hour=Decimal("9.50")),
         "ceiling": 3,
+        "image": "registry.acme.example/ci/gpu:v3",
+        "mode": Mode.CONTAINED,
+        "trust": TrustRule(),
     }
     return Pool(**{**given, **values})
 
@@ -113,6 +118,16 @@ def forges() -> dict[str, Forge]:
 
 async def well() -> Health:
     return Health(True, "The key is good; 41 offers now.")
+
+
+class Vouching:
+    """Says of every image what the story says of its own."""
+
+    async def judge(self, reference: str, rule: TrustRule, *, region: str = "") -> ImageVerdict:
+        return replace(IMAGE, asked=reference)
+
+    async def pull_access(self, reference: str) -> PullAccess | None:
+        return None
 
 
 def build_service(db: Database, folder: Path, lane: Lane, **settings: Any) -> Service:
@@ -140,6 +155,7 @@ def build_service(db: Database, folder: Path, lane: Lane, **settings: Any) -> Se
         providers={"cloud-a": well},
         forge_checks={"github": well},
         engine_beat=lambda: clock.now() - timedelta(seconds=2),
+        trust=Vouching(),
     )  # fmt: skip
     service = Service(parts, build(parts), clock, db)
     for role in Role:

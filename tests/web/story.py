@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from app.core.billing import close
+from app.core.images import Evidence, ImageCheck, ImageVerdict, to_json
 from app.core.model import DemandKey, Job, JobState, Lease, Reason, Run, Scope, ScopeKind
 from app.core.policy import Plan
 from app.core.states import State
@@ -22,6 +23,36 @@ LABELS = ("gpu", "rubin")
 SCOPE = Scope(ScopeKind.REPOSITORY, "acme/train")
 KEY = DemandKey("rubin", "github", SCOPE, LABELS)
 NEED = Need(gpu="rubin", gpus=1, gpu_memory_gib=80, max_price_per_hour=Decimal("9.50"), min_driver="570.86")
+INDEX, AMD64, CONFIG = (f"sha256:{letter * 64}" for letter in "9d4")
+IMAGE = ImageVerdict(
+    asked="registry.acme.example/ci/gpu:v3",
+    allowed=True,
+    reference=f"registry.acme.example/ci/gpu@{INDEX}",
+    digest=INDEX,
+    manifests=(("amd64", AMD64, CONFIG),),
+    checks=(
+        ImageCheck("registry", "registry.acme.example", "registry.acme.example", True),
+        ImageCheck("tag", "v3", INDEX, True),
+        ImageCheck("signature", "cosign.pub (SHA256:2Zr9Yk)", "cosign.pub (SHA256:2Zr9Yk)", True),
+    ),
+    evidence=(
+        Evidence(
+            "cosign tag", True, "cosign.pub (SHA256:2Zr9Yk)", NOW - timedelta(days=3), 7_041_992, "", b"{}", b"x", "PEM", INDEX
+        ),
+        Evidence("cosign tag", False, "", None, None, "none of the pool's keys made it", digest=INDEX),
+    ),
+    why=f"{INDEX[:19]}… is signed by cosign.pub (SHA256:2Zr9Yk).",
+    at=NOW - timedelta(minutes=16),
+)
+UNSIGNED = replace(
+    IMAGE,
+    allowed=False,
+    reference="",
+    checks=(*IMAGE.checks[:2], ImageCheck("signature", "cosign.pub (SHA256:2Zr9Yk)", "no signature", False)),
+    evidence=(),
+    why=f"{INDEX[:19]}… is not signed: neither its signature tag nor what is attached to it holds a signature.",
+    code="unsigned",
+)
 FACTS: Mapping[str, Any] = {
     "gpus": [{"name": "NVIDIA Rubin R100", "memory_mib": 294_912, "architecture": "Rubin", "uuid": "GPU-1", "mig": False}],
     "driver": "610.12",
@@ -32,7 +63,11 @@ FACTS: Mapping[str, Any] = {
     "kernel": "6.12.9",
     "cpus": 32,
     "problem": "",
-}
+    "image": {
+        "digest": AMD64, "mode": "contained", "checked": True, "openssl": "OpenSSL 3.5.4", "keys": ["SHA256:2Zr9Yk"],
+        "problem": "",
+    },
+}  # fmt: skip
 OFFER: Mapping[str, Any] = {
     "id": "r100-1x", "provider": "cloud-a", "region": "eu-north-1", "price_per_hour": "2.19", "currency": "USD",
     "gpu": "rubin", "gpus": 1, "gpu_memory_gib": 288, "title": "R100 1x", "spot": True, "own": False,
@@ -101,6 +136,7 @@ def plan(db: Database, number: int, name: str, at: datetime, **values: Any) -> L
     given: dict[str, Any] = {
         "id": identity, "name": name, "key": KEY, "state": State.PLANNED, "attempt": 1, "tag": f"sublet-{name}",
         "created_at": at, "entered_at": at, "deadline": at + timedelta(minutes=10), "due": at, "need": NEED,
+        "mode": "contained", "signed": True,
     }  # fmt: skip
     lease = Lease(**{**given, **values})
     leases.plan(db, lambda _: Plan((lease,)), at)
@@ -126,7 +162,7 @@ def move(
 
 STEPS: tuple[tuple[State, int, dict[str, Any]], ...] = (
     (State.LAUNCHING, 9, {"provider": "cloud-a", "region": "eu-north-1", "offer": OFFER, "decision": DECISION,
-                          "price_per_hour": Decimal("2.19")}),
+                          "price_per_hour": Decimal("2.19"), "image_digest": INDEX, "image_verdict": to_json(IMAGE)}),
     (State.BOOTING, 14, {"instance_id": "i-0f3a99b1"}),
     (State.PROVING, 72, {}),
     (State.REGISTERING, 78, {}),
@@ -151,7 +187,7 @@ def live_to(
         if state is State.PLANNED:
             break
         at = began + timedelta(seconds=seconds * slow)
-        changes: dict[str, Any] = dict(written)
+        changes: dict[str, Any] = {key: value for key, value in written.items() if lease.signed or not key.startswith("image_")}
         if step is State.LAUNCHING:
             changes |= {"asked_at": at, "hard_end": began + timedelta(minutes=60), "runner_name": f"sublet-{name}"}
         if step is State.PROVING:
@@ -192,6 +228,19 @@ def failed(db: Database, number: int, name: str, began: datetime) -> Lease:
     lease = move(db, lease.id, State.RELEASED, gone, gone_at=gone)
     ledger.book(db, lease.id, close(lease, lease_views.spans(db, lease.id)), gone)
     return lease
+
+
+def refused(db: Database, number: int, name: str, at: datetime) -> Lease:
+    """A lease whose image was signed by nobody: nothing was rented."""
+    lease = plan(db, number, name, at)
+    values = {"image_verdict": to_json(UNSIGNED), "image_digest": INDEX}
+    return move(db, lease.id, State.RELEASED, at + timedelta(seconds=2), Reason.IMAGE_REFUSED, UNSIGNED.why, **values)
+
+
+def bare(db: Database, number: int, name: str, began: datetime, **values: Any) -> Lease:
+    """A lease of a pool that asks for no signature."""
+    nothing: dict[str, Any] = {"mode": "bare", "signed": False}
+    return live_to(db, number, name, State.BOOTING, began, **{**nothing, **values})
 
 
 def afternoon(db: Database) -> dict[str, Lease]:

@@ -30,7 +30,12 @@ async def test_a_lease_whole(service: Service) -> None:
     phases = [(phase["phase"], phase["measured_by"]) for phase in view["phases"]]
     assert phases[:3] == [("queued", "github"), ("planned", "sublet"), ("launching", "sublet")]
     assert view["phases"][-1]["ended_at"] is None
-    assert [check["passed"] for check in view["proof"]] == [True] * 4
+    assert [check["passed"] for check in view["proof"]] == [True] * 6
+    assert [check["what"] for check in view["proof"]][:2] == ["image", "image signature"]
+    assert (view["mode"], view["signed"], view["revoked"], view["containers"]) == ("contained", True, "", [])
+    image = view["image"]
+    assert image["allowed"] and image["digest"] == view["image_digest"] and image["evidence"][0]["log_index"] == 7_041_992
+    assert "payload" not in str(image) and "key_pem" not in str(image)
     assert view["decision"]["chosen"] == {"provider": "cloud-a", "offer": "r100-1x"}
     assert view["audit"][0]["action"] == "lease.busy" and view["log_lines"] == 7
 
@@ -157,6 +162,7 @@ async def test_doctor_says_what_is_wrong_and_what_to_do(service: Service, rebuil
         "database": "ok", "engine": "ok", "public_url": "warn", "pools": "ok", "allow list": "ok", "webhook secret": "ok",
         "forge github": "ok", "provider cloud-a": "ok", "sweep cloud-a": "skip", "destroys": "ok",
         "listening github": "skip", "listening gitlab": "skip",
+        "signatures": "ok", "image keys": "ok", "image rubin": "ok",
     }  # fmt: skip
 
 

@@ -163,10 +163,10 @@ async def test_a_new_token_of_the_cli_ends_the_one_before(service: Service) -> N
             assert reply.status_code == status
 
 
-def test_only_hashes_are_kept(service: Service, tmp_path: Path) -> None:
+def test_only_hashes_are_kept(service: Service, sqlite_url: str) -> None:
     link, token = issue_login_link(service.db, service.clock.now()), service.tokens[Role.ADMIN]
     cookie, _ = service.session()
-    kept = b"".join(path.read_bytes() for path in tmp_path.glob("sublet.db*"))
+    kept = b"".join(path.read_bytes() for path in Path(sqlite_url.removeprefix("sqlite:///")).parent.glob("sublet.db*"))
     for secret in (link.partition("=")[2], token, cookie):
         assert secret.encode() not in kept and hashed(secret).encode() in kept
 

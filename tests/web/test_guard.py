@@ -26,7 +26,7 @@ OPEN = {
     "/healthz", "/readyz", "/metrics", "/hooks/{forge}", "/login", "/docs", "/openapi.json", "/static/{name}",
 }  # fmt: skip
 """Routes that need no login, each for a reason of its own: probes, signed deliveries, the login, the API's description."""
-ADMINS = {"/api/v1/people", "/api/v1/people/{name}/login-links", "/api/v1/keys/rotate"}
+ADMINS = {"/api/v1/people", "/api/v1/people/{name}/login-links", "/api/v1/keys/rotate", "/api/v1/images/unrevoke"}
 FILLED = {"ref": "brave-otter-41", "forge": "github", "name": "site.css"}
 
 
@@ -97,7 +97,7 @@ async def test_every_route_asks_for_the_role_it_should(service: Service) -> None
         assert role is not None, f"{route.path} is open to everybody"
         method = next(iter(route.methods or {"GET"}))
         writes = method == "POST"
-        expected = Role.OPERATOR if route.path.endswith(("/drain", "/destroy", "/confirm")) else Role.VIEWER
+        expected = Role.OPERATOR if route.path.endswith(("/drain", "/destroy", "/confirm", "/revoke")) else Role.VIEWER
         expected = Role.ADMIN if route.path in ADMINS else expected
         assert role is expected, route.path
         if route.path.startswith("/live/"):

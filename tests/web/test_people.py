@@ -153,9 +153,9 @@ async def test_a_link_for_oneself_is_written_down_as_ones_own(service: Service) 
 # --- tokens
 
 
-def kept(folder: Path) -> bytes:
+def kept(url: str) -> bytes:
     """All that the database's files hold."""
-    return b"".join(path.read_bytes() for path in folder.glob("sublet.db*"))
+    return b"".join(path.read_bytes() for path in Path(url.removeprefix("sqlite:///")).parent.glob("sublet.db*"))
 
 
 def _token(service: Service, name: str) -> str:
@@ -163,7 +163,7 @@ def _token(service: Service, name: str) -> str:
     return f"sbl_{name}"
 
 
-async def test_a_token_is_shown_once_and_only_its_hash_is_kept(service: Service, tmp_path: Path) -> None:
+async def test_a_token_is_shown_once_and_only_its_hash_is_kept(service: Service, sqlite_url: str) -> None:
     async with service.client(Role.VIEWER) as client:
         made = (await client.post(f"{API}/tokens", json={"label": "  nightly report  "})).json()
         listed = await client.get(f"{API}/tokens", params={"which": "all"})
@@ -172,7 +172,7 @@ async def test_a_token_is_shown_once_and_only_its_hash_is_kept(service: Service,
     assert (made["person"], made["label"], made["state"]) == ("viewer", "nightly report", "live")
     assert made["expires_at"] == (service.clock.now() + timedelta(days=90)).isoformat().replace("+00:00", "Z")
     assert made.pop("schema_version") == 1 and made in listed.json()["tokens"] and token not in listed.text
-    assert token.encode() not in kept(tmp_path) and hashed(token).encode() in kept(tmp_path)
+    assert token.encode() not in kept(sqlite_url) and hashed(token).encode() in kept(sqlite_url)
     assert said(service, "person:viewer")[0] == ("viewer", "token.created", "nightly report")
     async with service.client(authorization=f"Bearer {token}") as program:
         assert (await program.get(f"{API}/whoami")).json()["person"] == "viewer"
