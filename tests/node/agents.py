@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +58,13 @@ def running(
     user: int | None = None,
     lease: str = "0123456789abcdef",
     program: Path | None = None,
+    kind: str = "process",
+    around: Sequence[str] = (),
+    **more: str,
 ) -> Generator[Agent]:
-    """The agent as the start-up script starts it; killed at the end if the test failed before its own end."""
+    """The agent as the start-up script starts it; killed at the end if the test failed before its own end.
+
+    `around`: a command in front; `more`: variables besides the usual."""
     packed = pack(folder)
     given = {
         "PATH": os.environ["PATH"] if path is None else path,
@@ -67,10 +72,11 @@ def running(
         "SUBLET_LEASE": lease,
         "SUBLET_TOKEN": TOKEN,
         "SUBLET_FOLDER": str(folder),
-        "SUBLET_POWER_OFF": "process",
+        "SUBLET_POWER_OFF": kind,
+        **more,
     }
     process = subprocess.Popen(
-        [python, "-I", str(program or packed), "run"],
+        [*around, python, "-I", str(program or packed), "run"],
         env=given,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -118,6 +124,20 @@ def need_root() -> str:
     if not Path(SYSTEM_PYTHON).exists():
         parts.lacks("system Python", f"{SYSTEM_PYTHON} is a Python that every user may run")
     return SYSTEM_PYTHON
+
+
+def tools(folder: Path, *names: str, **stubs: str) -> str:
+    """A PATH with these programs of the machine, and with stubs that only write down how they were called."""
+    folder.mkdir()
+    for name in names:
+        found = shutil.which(name)
+        assert found is not None
+        (folder / name).symlink_to(found)
+    for name, says in stubs.items():
+        stub = folder / name
+        stub.write_text(f'#!/bin/sh\necho "{name} $*" >>{folder}/called\n{says}\n')
+        stub.chmod(0o755)
+    return str(folder)
 
 
 def nvidia_smi(folder: Path, *, query: str = "", xml: str = "", listing: str = "", script: str | None = None) -> str:

@@ -40,6 +40,9 @@ class Script:
     mute: bool = False  # every connection is closed without an answer
     agent: bytes = b""
     credential: dict[str, Any] | None = None
+    image: dict[str, Any] | None = None  # of the pool, as the join answer holds it
+    images: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])  # and of others, by name
+    want: dict[str, Any] = field(default_factory=dict[str, Any])
     refuse: dict[str, Reply] = field(default_factory=dict[str, Reply])
     allow: bool = True
     began: float = field(default_factory=time.monotonic)
@@ -54,7 +57,10 @@ class Script:
             return self.refuse[path]
         if path == "/node/join":
             seconds = {"heartbeat_seconds": self.heartbeat_seconds, "silent_seconds": self.silent_seconds}
-            return 200, {"lease": "calm-fox-01", "pool_note": "", **seconds, **times}
+            told = {} if self.image is None else {"image": self.image, "want": self.want}
+            return 200, {"lease": "calm-fox-01", "pool_note": "", **told, **seconds, **times}
+        if path == "/node/image":
+            return 200, self.images.get(body["reference"], {"allowed": False, "why": "nobody has signed it."})
         if path == "/node/heartbeat":
             return 200, {"state": self.state, "stop": self.stop, **times}
         if path == "/node/credential":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from app.node.package import agent
 from providers.contract import BootsFrom, Secret
 from providers.docker import ENTRY
 from tests.fake_node import read_user_data
-from tests.node.agents import TOKEN, need_root, shell
+from tests.node.agents import TOKEN, need_root, shell, tools
 from tests.node.certificates import authority, pem, server_side
 from tests.node.service import Service, serving
 
@@ -190,20 +189,6 @@ def test_with_a_pinned_ca_only_that_ca_will_do(machine: Path) -> None:
             service.script.stop = True
             process.communicate(timeout=20)
         assert process.returncode == 0
-
-
-def tools(folder: Path, *names: str, **stubs: str) -> str:
-    """A PATH with these programs of the machine, and with stubs that only write down how they were called."""
-    folder.mkdir()
-    for name in names:
-        found = shutil.which(name)
-        assert found is not None
-        (folder / name).symlink_to(found)
-    for name, says in stubs.items():
-        stub = folder / name
-        stub.write_text(f'#!/bin/sh\necho "{name} $*" >>{folder}/called\n{says}\n')
-        stub.chmod(0o755)
-    return str(folder)
 
 
 def test_without_python_it_says_so_and_gives_up(machine: Path) -> None:
