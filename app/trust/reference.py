@@ -41,7 +41,8 @@ class Reference:
 def parse(written: str) -> Reference:
     """Docker's rules (distribution/reference): the first part is a host if it has a dot or a colon or is `localhost`;
     without one it is Docker Hub's, where a single word stands below `library/`; without tag it is `latest`; of tag and
-    digest only the digest counts. Refused: everything else, digests that are not sha256, and an engine's local ids."""
+    digest only the digest counts. Refused: everything else, digests that are not sha256, an engine's local ids, and hosts
+    that are known by their capitals alone: written small, as references travel, they would be a folder of Docker Hub."""
     text = written.strip()
     if len(text) > 1000:
         raise _bad(f"{text[:40]}…", "it is too long")
@@ -53,7 +54,7 @@ def parse(written: str) -> Reference:
     if "@" in text and not digest:
         raise _bad(text, "nothing follows the @")
     first, slash, rest = name.partition("/")
-    if slash and ("." in first or ":" in first or first == "localhost" or first != first.lower()):
+    if slash and ("." in first or ":" in first or first == "localhost"):
         host, path = first.lower(), rest
     else:
         host, path = DOCKER_HUB, name
