@@ -170,7 +170,7 @@ def guarded(**orders: Any) -> Generator[Ward]:
         name = f"sublet-test-{uuid.uuid4().hex[:8]}"
         keeper = Keeper(program, folder / "engine", NO_BRIDGE, said.append, name)
         ward = Ward(keeper, folder, there, image, job, folder / "docker.sock", said)
-        given = {"gpus": GPUS, "builds": False, "known": [image.digest, image.config], **orders}
+        given = {"gpus": GPUS, "builds": False, "known": [image.digest, image.config], "reference": image.reference, **orders}
         try:
             keeper.start(ward.answer, door=str(ward.door), gid=0, folders=[str(job)], read_only=[str(hook)], **given)
             keeper.engine.pull(image.reference, None)

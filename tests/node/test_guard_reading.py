@@ -43,7 +43,7 @@ class StillEngine(Engine):
 
 def guard(said: list[str] | None = None) -> Guard:
     engine = StillEngine()
-    images = Images(engine, lambda name: Verdict(False, "nobody has signed it."), [ID])
+    images = Images(engine, lambda name: Verdict(False, "nobody has signed it."), [ID], f"r.example/x@{ID}")
     limits: dict[str, Any] = {"folders": [JOB], "read_only": [], "sockets": [], "gpus": 1, "runtimes": ["sublet"]}
     return Guard(engine, images, word=WORD, builds=False, say=(said if said is not None else []).append, **limits)
 
@@ -264,6 +264,32 @@ def test_the_agents_word_opens_and_another_does_not() -> None:
     for word, allowed in ((WORD, True), (WORD + "x", False), ("", False), (WORD.upper(), False)):
         asked = message("POST", "/containers/create", body, Content_Type="application/json", **{HEADER.replace("-", "_"): word})
         assert (GUARD.question(asked) == "") is allowed
+
+
+def test_an_answer_about_an_image_is_kept_for_a_minute_and_then_asked_for_again() -> None:
+    """So that a revocation counts in the middle of a job, and a service that is away is no yes."""
+    now, asked = [0.0], list[str]()
+    answers: list[Verdict | Refused] = [Verdict(True, "", frozenset({ID})), Verdict(False, "it was revoked."), Refused("away")]
+
+    def ask(name: str) -> Verdict:
+        asked.append(name)
+        answer = answers.pop(0)
+        if isinstance(answer, Refused):
+            raise answer
+        return answer
+
+    images = Images(StillEngine(), ask, ["sha256:" + "b" * 64], "r.example/pool@sha256:" + "b" * 64, lambda: now[0])
+    for second in (0.0, 59.0):
+        now[0] = second
+        images.for_create("r.example/x:1")
+    assert asked == ["r.example/x:1"] and images.verified(ID)
+    now[0] = 61.0
+    for _ in range(2):
+        with pytest.raises(Refused, match="it was revoked"):
+            images.for_create("r.example/x:1")
+    assert len(asked) == 2
+    with pytest.raises(Refused, match="away"):
+        images.verified("sha256:" + "b" * 64)  # the pool's own image, too
 
 
 @pytest.mark.parametrize(

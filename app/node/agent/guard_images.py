@@ -1,7 +1,8 @@
 """Which images a job's containers may be made of: those whose digest the service has verified for this lease, and no others.
 
 A name proves nothing, because a tag moves: what counts is the id under which the engine holds the image, which is its config's,
-its manifest's or its index's digest. The service is asked for names that it was not asked for yet, and its answer is kept.
+its manifest's or its index's digest. The service is asked for names that it was not asked for yet, and its answer is kept for a
+minute: an image that is revoked meanwhile gives no more containers.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ HEX = re.compile(r"[0-9a-f]{12,64}")
 PATH = re.compile(r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*")
 HOST = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?(?::[0-9]{1,5})?|\[[0-9a-fA-F:]+\](?::[0-9]{1,5})?")
 TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-NO_KEPT = 20.0
-"""Seconds for which a no is not asked for again."""
+YES_KEPT, NO_KEPT = 60.0, 20.0
+"""Seconds for which an answer is not asked for again."""
 MOST = 200
 """Names that are asked for; the service itself takes fewer."""
 
@@ -57,15 +58,25 @@ def canonical(name: str) -> str:
 
 
 class Images:
-    def __init__(self, engine: Engine, ask: Callable[[str], Verdict], known: Iterable[str]) -> None:
-        """`known`: ids that are verified already: those of the pool's own image."""
-        self._engine, self._ask = engine, ask
-        self._ids: set[str] = set(known)
-        self._answers: dict[str, tuple[float, Verdict]] = {}
+    def __init__(
+        self,
+        engine: Engine,
+        ask: Callable[[str], Verdict],
+        known: Iterable[str],
+        reference: str,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`known`: ids of the pool's own image, which is verified already; `reference`: its name by digest."""
+        self._engine, self._ask, self._now = engine, ask, now
+        first = Verdict(True, "", frozenset(known), reference)
+        self._names = dict.fromkeys(first.ids, reference)  # id -> the name that was asked for
+        self._answers = {reference: (now(), first)}
         self._lock = threading.Lock()
 
     def verified(self, image_id: object) -> bool:
-        return isinstance(image_id, str) and image_id in self._ids
+        """Whether the engine's id is of a verified image. Raises `Refused` if it was, and is no longer."""
+        name = self._names.get(image_id) if isinstance(image_id, str) else None
+        return name is not None and image_id in self._allowed(name).ids
 
     def for_pull(self, name: str, tag: str) -> None:
         """`docker pull`. Raises `Refused`."""
@@ -105,17 +116,16 @@ class Images:
     def _allowed(self, name: str) -> Verdict:
         """The service's yes. Raises `Refused` with its sentence."""
         with self._lock:
-            kept = self._answers.get(name)
-            if kept is None or (not kept[1].allowed and time.monotonic() - kept[0] > NO_KEPT):
-                if len(self._answers) >= MOST and kept is None:
+            at, answer = self._answers.get(name, (0.0, None))
+            if answer is None or self._now() - at > (YES_KEPT if answer.allowed else NO_KEPT):
+                if len(self._answers) >= MOST and answer is None:
                     raise Refused(f"This job has asked for {MOST} images; no more are looked at.")
-                kept = time.monotonic(), self._ask(name)
-                self._answers[name] = kept
-                if kept[1].allowed:
-                    self._ids |= kept[1].ids
-        if not kept[1].allowed:
-            raise Refused(f"The image {name[:200]} may not run here: {kept[1].why}")
-        return kept[1]
+                answer = self._ask(name)
+                self._answers[name] = (self._now(), answer)
+                self._names.update(dict.fromkeys(answer.ids, name))
+        if not answer.allowed:
+            raise Refused(f"The image {name[:200]} may not run here: {answer.why}")
+        return answer
 
     def _look(self, name: str) -> dict[str, Any] | None:
         try:

@@ -57,6 +57,7 @@ class Orders(NamedTuple):
     runtimes: list[str]
     builds: bool
     known: list[str]  # ids of the pool's own image
+    reference: str  # and its name
 
 
 class Agent:
@@ -217,7 +218,7 @@ def main(number: int) -> int:
     engine = Engine(Path(orders.engine), orders.word)
     guard = Guard(
         engine,
-        Images(engine, agent.ask, orders.known),
+        Images(engine, agent.ask, orders.known, orders.reference),
         word=orders.word,
         folders=[os.path.realpath(folder) for folder in orders.folders],
         read_only=[os.path.realpath(folder) for folder in orders.read_only],

@@ -112,6 +112,7 @@ class Lodging:
             gpus=self._gpus(),
             builds=image.allow_build,
             known=sorted(image.ids),
+            reference=image.reference,
         )
         if settings.kind == "machine":
             problem = keepers.close_metadata()
