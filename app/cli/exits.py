@@ -28,16 +28,16 @@ class Exit(IntEnum):
 
 MEANINGS = {
     Exit.OK: "Done.",
-    Exit.FAILED: "It failed; the message says why.",
+    Exit.FAILED: "It failed, or the answer is no; the message says why.",
     Exit.USAGE: "The command, a setting or a value is not right.",
-    Exit.NOT_FOUND: "There is no such lease, job, person, token or file.",
+    Exit.NOT_FOUND: "There is no such lease, job, person, token, file or image.",
     Exit.NOT_ALLOWED: "No valid token, or its person may not do this.",
     Exit.CONFLICT: "It is in a state in which this cannot be done.",
     Exit.NO_OFFER: "No offer passes the limits of the pool.",
     Exit.NEEDS_APPROVAL: "It waits for a person's approval.",
     Exit.OVER_BUDGET: "It would go over the budget.",
     Exit.TIMED_OUT: "It did not happen within the time given (`--wait`, `--timeout`).",
-    Exit.UNREACHABLE: "The service does not answer.",
+    Exit.UNREACHABLE: "The service, or an image's registry, does not answer.",
     Exit.INTERRUPTED: "Interrupted with Ctrl-C.",
 }
 

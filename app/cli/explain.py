@@ -9,6 +9,7 @@ import click
 
 from app.cli.client import Client, Json
 from app.cli.exits import Exit, Failure
+from app.cli.image_text import image_tables
 from app.cli.lease_text import job_title
 from app.cli.options import Call, asking
 from app.cli.output import Column, Output
@@ -59,13 +60,17 @@ def _lease(output: Output, lease: Json) -> int:
     code = Exit.NO_OFFER if lease["reason"] == "no_offer" else Exit.OK
     decision: Mapping[str, Any] = lease.get("decision") or {}
     if not output.is_text:
-        output.value({"schema_version": 1, "lease": {"id": lease["id"], "name": lease["name"]}, "decision": decision})
+        named = {"id": lease["id"], "name": lease["name"]}
+        output.value({"schema_version": 1, "lease": named, "decision": decision, "image": lease.get("image")})
         return code
     click.echo(f"{clean(lease['state']).upper()}  {clean(lease['name'])}  {clean(job_title(lease['job']))}")
     looked = f"Looked at {decision['seen']} offers, {decision['passed']} passed." if "seen" in decision else ""
-    for sentence in (lease["reason_text"], lease["note"], looked):
+    image: Mapping[str, Any] = lease.get("image") or {}
+    for sentence in dict.fromkeys((lease["reason_text"], lease["note"], lease.get("revoked"), image.get("why", ""), looked)):
         if sentence:
             click.echo(clean(sentence))
+    if image and not image["allowed"]:
+        image_tables(output, image)
     verdicts: list[Json] = decision.get("verdicts") or []
     if verdicts:
         click.echo()

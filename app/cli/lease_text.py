@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from app.cli.image_text import image_tables
 from app.cli.output import Column, Output
 from app.cli.words import NONE, between, clean, clock, duration, moment, money
 
@@ -17,11 +18,17 @@ def job_title(job: Mapping[str, Any] | None) -> str:
     return f"{job['repository']} · {job['name']}" if job else NONE
 
 
+def red_mark(lease: Mapping[str, Any]) -> str:
+    """`UNSIGNED` where nobody signed what it runs, `REVOKED` where somebody took that back."""
+    return "REVOKED" if lease.get("revoked") else "signed" if lease.get("signed") else "UNSIGNED"
+
+
 def columns(now: datetime) -> list[Column]:
     """The columns of `ps`."""
     return [
         Column("name", lambda lease: lease["name"]),
         Column("state", lambda lease: lease["state"]),
+        Column("image", red_mark),
         Column("pool", lambda lease: lease["pool"]),
         Column("job", lambda lease: job_title(lease["job"])),
         Column("provider", lambda lease: "/".join(part for part in (lease["provider"], lease["region"]) if part)),
@@ -42,6 +49,9 @@ def sheet(output: Output, lease: Mapping[str, Any], now: datetime) -> None:
         ("reason", " · ".join(str(part) for part in (lease["reason"], lease["reason_text"]) if part)),
         ("note", lease["note"]),
         ("pool", " · ".join(part for part in (lease["pool"], lease["pool_note"]) if part)),
+        ("image", _image(lease)),
+        ("digest", lease.get("image_digest")),
+        ("revoked", lease.get("revoked")),
         ("job", job_title(job) + (f" · {job['conclusion'] or job['state']}" if job else "")),
         ("job page", job["url"] if job else ""),
         ("provider", " · ".join(part for part in (lease["provider"], lease["region"], lease["instance_id"]) if part)),
@@ -65,6 +75,27 @@ def sheet(output: Output, lease: Mapping[str, Any], now: datetime) -> None:
         ],
         lease["phases"],
     )
+    if lease.get("image"):
+        image_tables(output, lease["image"])
+    containers: list[Mapping[str, Any]] = lease.get("containers") or []
+    if containers:
+        click.echo()
+        output.table(
+            [
+                Column("container from", lambda one: one["asked"]),
+                Column("result", lambda one: "allowed" if one["allowed"] else "REFUSED"),
+                Column("why", lambda one: one["why"]),
+            ],
+            containers,
+        )
+
+
+def _image(lease: Mapping[str, Any]) -> str:
+    """What it runs in, whether that was signed, and by whom; or which check failed."""
+    seen: Mapping[str, Any] | None = lease.get("image")
+    mark = "signed" if lease.get("signed") else "UNSIGNED"
+    told = [lease.get("mode", ""), mark, seen["asked"] if seen else "", seen["why"] if seen else ""]
+    return " · ".join(part for part in told if part)
 
 
 def _node(node: Mapping[str, Any] | None, now: datetime) -> str:

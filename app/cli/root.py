@@ -15,6 +15,7 @@ from app.cli.demo import demo
 from app.cli.doctor import doctor
 from app.cli.exits import Exit, Failure
 from app.cli.explain import explain
+from app.cli.image import image
 from app.cli.keys import keys
 from app.cli.lease import lease, ps
 from app.cli.login import login
@@ -34,7 +35,7 @@ def sublet() -> None:
 
 
 COMMANDS = (
-    *(up, demo, ps, lease, queue, explain, doctor, sweep, config, login),
+    *(up, demo, ps, lease, queue, explain, doctor, sweep, image, config, login),
     *(people, token, keys, backup, restore, version, completion),
 )
 for command in COMMANDS:
