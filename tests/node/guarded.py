@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from urllib.parse import urlencode
 import psutil
 
 from app.node.agent.engine import HEADER
+from app.node.agent.guard_server import PLUGINS
 from app.node.agent.keeper import Keeper
 from tests import parts
 from tests.node.agents import open_folder, pack
@@ -63,6 +65,7 @@ class Ward:
     job: Path
     door: Path
     said: list[str] = field(default_factory=list[str])
+    heard: threading.Condition = field(default_factory=threading.Condition)
     asked: list[str] = field(default_factory=list[str])
     answers: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
 
@@ -76,6 +79,11 @@ class Ward:
 
     def push(self, name: str, tag: str, **labels: str) -> Pushed:
         return push(self.registry, name, tag, Labels=labels)
+
+    def hears(self, piece: str) -> bool:
+        """Whether the guard says this to the agent, now or in a moment."""
+        with self.heard:
+            return self.heard.wait_for(lambda: any(piece in line for line in self.said), 10)
 
     # --- what a job does
 
@@ -166,10 +174,16 @@ def guarded(**orders: Any) -> Generator[Ward]:
         job.mkdir()
         hook.mkdir()
         program = (sys.executable, "-I", str(pack(folder)))
-        said: list[str] = []
+        said, heard = list[str](), threading.Condition()
+
+        def say(text: str) -> None:
+            with heard:
+                said.append(text)
+                heard.notify_all()
+
         name = f"sublet-test-{uuid.uuid4().hex[:8]}"
-        keeper = Keeper(program, folder / "engine", NO_BRIDGE, said.append, name)
-        ward = Ward(keeper, folder, there, image, job, folder / "docker.sock", said)
+        keeper = Keeper(program, folder / "engine", NO_BRIDGE, say, name)
+        ward = Ward(keeper, folder, there, image, job, folder / "docker.sock", said, heard)
         given = {"gpus": GPUS, "builds": False, "known": [image.digest, image.config], "reference": image.reference, **orders}
         try:
             keeper.start(ward.answer, door=str(ward.door), gid=0, folders=[str(job)], read_only=[str(hook)], **given)
@@ -178,6 +192,7 @@ def guarded(**orders: Any) -> Generator[Ward]:
         finally:
             keeper.end()
             end_leftovers(folder)
+            (PLUGINS / f"{name}.sock").unlink(missing_ok=True)  # every engine would try it for 15 seconds
 
 
 def end_leftovers(folder: Path) -> None:
