@@ -18,8 +18,8 @@ OF_ENGINE = re.compile(r"/containers/[0-9a-f]{64}/(mounts/shm|resolv\.conf|hostn
 OF_VOLUMES = re.compile(r"/volumes/[a-zA-Z0-9][a-zA-Z0-9_.-]*/_data(/.*)?")
 INIT = re.compile(r"/(usr/)?(local/)?(s?bin|libexec/docker)/(docker-init|tini-static|tini)")
 DRIVER = re.compile(
-    r"/(usr|lib|lib64|opt|etc|run/nvidia[^/]*|dev|proc/driver)/(.*/)?[^/]*(nvidia|cuda|nvml|nvoptix|vulkan|glvnd|EGL|GLX|gbm|dri)"
-    r"[^/]*(/.*)?"
+    r"/(usr|lib|lib64|opt|etc)/(.*/)?[^/]*(nvidia|cuda|nvcuvid|nvoptix)[^/]*(/.*)?"
+    r"|/dev/(nvidia[^/]*|dri)(/.*)?|/run/nvidia-[^/]*(/.*)?|/proc/driver/nvidia(/.*)?"
 )
 """What the vendor's hook mounts: libraries, programs, device files, the driver's sockets."""
 
@@ -74,7 +74,7 @@ def _on_host(one: Mount, host: list[Mount]) -> Iterable[str]:
         if known.device != one.device:
             continue
         if known.root == "/":
-            yield known.point.rstrip("/") + one.root
+            yield (known.point.rstrip("/") + one.root).rstrip("/") or "/"
         elif one.root == known.root or one.root.startswith(known.root + "/"):
             yield known.point + one.root[len(known.root) :]
         elif known.root.startswith(one.root.rstrip("/") + "/"):
@@ -82,7 +82,6 @@ def _on_host(one: Mount, host: list[Mount]) -> Iterable[str]:
 
 
 def _fits(one: Mount, path: str, place: Place) -> bool:
-    path = path.rstrip("/") or "/"
     if one.point == "/":
         return path.startswith((place.data + "/", place.state + "/"))
     if path.startswith(place.data + "/"):
