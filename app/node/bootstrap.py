@@ -2,6 +2,7 @@
 
 The script is all that a provider ever sees of us. It holds the service's address, the lease, the hash and a join token that
 works once; no credential of a forge, a registry or a provider. It needs `sh` and `python3` (3.8 or later), nothing else.
+On a machine it also closes what nobody needs there: the metadata address for the runner's user, and SSH for everybody.
 """
 
 from __future__ import annotations
@@ -129,6 +130,7 @@ for g in video render; do usermod -aG $g $u 2>/dev/null; done
 m="-p tcp ! --dport 53 -m owner --uid-owner $u -j REJECT"
 iptables -I OUTPUT -d 169.254.0.0/16 $m 2>/dev/null || say 'metadata address stays open'
 ip6tables -I OUTPUT -d fd00:ec2::254 $m 2>/dev/null
+for s in ssh.socket ssh sshd; do systemctl disable --now $s; done >/dev/null 2>&1
 """,
     "container": """\
 d=/var/lib/sublet

@@ -199,14 +199,14 @@ def test_without_python_it_says_so_and_gives_up(machine: Path) -> None:
     assert (process.returncode, console) == (1, "sublet: python3 is not on this machine: giving up\n")
 
 
-def test_a_machine_makes_its_runner_user_closes_the_metadata_address_and_goes_off_when_it_fails(
+def test_a_machine_makes_its_runner_user_closes_metadata_and_ssh_and_goes_off_when_it_fails(
     service: Service, machine: Path
 ) -> None:
     """With stubs for all that would change this machine, and with an agent that does not pass the check."""
     service.script.agent = b"not the agent"
     script = render(boot(service.url, machine=BootsFrom.MACHINE_IMAGE), "shell")
     script = script.replace("/var/lib/sublet", str(machine / "lib"))
-    stubs = dict.fromkeys(("useradd", "usermod", "iptables", "ip6tables", "shutdown", "poweroff", "sync"), "")
+    stubs = dict.fromkeys(("useradd", "usermod", "iptables", "ip6tables", "systemctl", "shutdown", "poweroff", "sync"), "")
     path = tools(machine / "bin", "mkdir", "chmod", id="exit 1", **stubs)
     (machine / "bin/python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (machine / "bin/python3").chmod(0o755)
@@ -216,6 +216,9 @@ def test_a_machine_makes_its_runner_user_closes_the_metadata_address_and_goes_of
     assert process.returncode == 1 and ": not run" in console
     assert "useradd -r -M -d" in called and "sublet-runner" in called
     assert "iptables -I OUTPUT -d 169.254.0.0/16 -p tcp ! --dport 53 -m owner --uid-owner sublet-runner -j REJECT" in called
+    assert [line for line in called.splitlines() if line.startswith("systemctl")] == [
+        f"systemctl disable --now {service}" for service in ("ssh.socket", "ssh", "sshd")
+    ]
     assert called.splitlines()[-2:] == ["sync ", "shutdown -h now"]
 
 
