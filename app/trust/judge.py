@@ -131,6 +131,8 @@ class ImageTrust:
         access = self._registries.get(asked.host)
         if access is None:
             raise ValueError(f"{asked.host} is not among the registries of the settings.")
+        if access.login is None:  # nothing to lend: no need to ask
+            return None
         path = f"/v2/{asked.repository}/manifests/{asked.digest or asked.tag}"
         lent = await self._endpoint(access).lend(path, asked.repository)
         if isinstance(lent, Token):
