@@ -14,10 +14,10 @@ from tests.node.guarded import Reply, Ward
 def test_a_verified_image_runs_and_everything_about_it_works(ward: Ward) -> None:
     """So that what follows is refused for its own reason."""
     (ward.job / "in").write_text("from the job's folder\n")
-    container = ward.started({"Binds": [f"{ward.job}:/work"]}, Cmd=["sh", "-c", "cat /work/in; echo x >/work/out; sleep 600"])
+    container = ward.started({"Binds": [f"{ward.job}:/task"]}, Cmd=["sh", "-c", "cat /task/in; echo x >/task/out; sleep 600"])
     found = ward.ask("GET", f"/containers/{container}/json").body
     assert found["State"]["Running"] and found["HostConfig"]["Runtime"] == "sublet"
-    run = ward.ask("POST", f"/containers/{container}/exec", {"Cmd": ["cat", "/work/out"], "AttachStdout": True})
+    run = ward.ask("POST", f"/containers/{container}/exec", {"Cmd": ["cat", "/task/out"], "AttachStdout": True})
     told = ward.ask("POST", f"/exec/{run.body['Id']}/start", {"Detach": False})
     assert told.raw.endswith(b"x\n")
     assert b"from the job's folder" in ward.ask("GET", f"/containers/{container}/logs", stdout="1").raw

@@ -221,9 +221,9 @@ print("privileged", *create(HostConfig={"Privileged": True}), flush=True)
 print("unsigned", *ask("POST", "/images/create?fromImage=" + os.environ["EVIL"].replace(":v1", "") + "&tag=v1"), flush=True)
 print("pull", ask("POST", "/images/create?fromImage=" + os.environ["OTHER"].rpartition(":")[0] + "&tag=v1")[0], flush=True)
 os.makedirs("_work", exist_ok=True)
-bind = os.getcwd() + "/_work:/work"
+bind = os.getcwd() + "/_work:/task"
 socket_too = "/var/run/docker.sock:/var/run/docker.sock"
-script = "ls /var/run/docker.sock; echo hello >/work/said"
+script = "ls /var/run/docker.sock; echo hello >/task/said"
 status, raw = create(Cmd=["sh", "-c", script], HostConfig={"Binds": [bind, socket_too]})
 made = json.loads(raw)["Id"]
 print("start", *ask("POST", f"/containers/{made}/start"), flush=True)

@@ -97,7 +97,7 @@ BUILDS: tuple[Row, ...] = (
 )
 
 INSTEAD: dict[str, str] = {
-    r"/build|/session|/grpc|/build/.*|/images/.*/push": "This pool allows no builds: build the image where it is signed.",
+    r"/(build(/.*)?|session|grpc|images/.*/push)": "Builds are not allowed in this pool: build an image where it is signed.",
     r"/images/load|/images/get|/images/.*/get": "Images are not loaded or saved here: pull a signed one from its registry.",
     r"/commit": "A container is not made into an image here: build and sign it elsewhere.",
     r"/containers/.*/(archive|export|copy)": "Files are not copied by the engine: use a folder of the job, or `docker exec`.",
