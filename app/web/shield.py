@@ -82,7 +82,9 @@ class Shield:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self._app(scope, self._counted(scope, receive), answer)
-            except (ClientDisconnect, asyncio.CancelledError):
+            except ClientDisconnect:
+                return  # a machine that is destroyed in the middle of its last words: nobody is there for an answer
+            except asyncio.CancelledError:
                 raise
             except Exception as error:  # the last net: whatever it was, the caller gets an answer and the log the cause
                 problem = explain(error)

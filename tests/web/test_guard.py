@@ -226,3 +226,22 @@ async def test_a_body_that_does_not_come_to_its_end_is_given_up(
     async with asyncio.timeout(10), service.client() as client:
         reply = await client.post(path, content=endless(), headers={"content-length": "300000"} if "hooks" in path else {})
     assert reply.status_code == 408
+
+
+async def test_a_caller_that_hangs_up_in_the_middle_is_given_no_answer_and_no_trace(service: Service) -> None:
+    """A node whose machine is destroyed while it sends its last lines: the server would print what the application raises."""
+    said: list[Any] = []
+    heard = iter([{"type": "http.request", "body": b'{"lease": ', "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        return next(heard)
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    headers = [(b"host", b"sublet.test"), (b"content-length", b"200")]
+    scope = {"type": "http", "method": "POST", "path": "/node/join", "query_string": b"", "headers": headers, "scheme": "http"}
+    await service.app(
+        {**scope, "http_version": "1.1", "client": ("10.0.0.9", 4711), "server": ("sublet.test", 80)}, receive, send
+    )
+    assert said == []
