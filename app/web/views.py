@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from decimal import Decimal
 from types import MappingProxyType
@@ -147,7 +147,7 @@ def lease_detail(
             for check in (() if lease.facts is None else prove(lease.need, lease.facts, wanted(lease)))
         ],
         image=None if verdict is None else image_view(verdict),
-        containers=[image_view(one.verdict) for one in sheet.asked],
+        containers=[image_view(replace(one.verdict, asked=one.asked)) for one in sheet.asked],
         typical_seconds={str(state): seconds for state, seconds in sheet.typical.items()},
         log_lines=sheet.log_lines,
     )
