@@ -5,13 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from app.core.images import Evidence, ImageVerdict, Mode, to_json
 from app.core.model import Lease
+from app.core.proof import failed, prove
 from app.core.states import State
+from app.core.verdicts import wanted
 from app.kit.clock import SystemClock
 from app.kit.threads import ThreadLane
 from app.store import nodes
 from app.store.db import Database
+from providers.contract import Need
+from tests.fakes.signer import SigningKey, simple_signing
 from tests.node.agents import running
 from tests.node.site import SECRET, Site, served
 from tests.store.nouns import again
@@ -50,4 +56,39 @@ echo Listening; "$ACTIONS_RUNNER_HOOK_JOB_STARTED" && exit 3
     assert "Listening" in lines and "Page: https://ci.acme.example/leases/" + lease.name in lines
     assert [line for line in lines if line.startswith("ending:")] == ["ending: the service asks this node to stop"]
     assert SECRET not in " ".join(lines) + started.console
+    lane.close()
+
+
+def test_what_the_agents_openssl_says_is_the_proof_that_the_service_asks_for(
+    db: Database, tmp_path: Path, machine: Path
+) -> None:
+    """The verdict on the lease goes out, the machine checks it by itself, and what it reports passes; another key does not."""
+    digest, manifest, config = ("sha256:" + letter * 64 for letter in "abc")
+    payload, key = simple_signing(digest), SigningKey()
+    lane = ThreadLane("store", 4)
+    for number, signer in enumerate((key, SigningKey()), 1):
+        site = Site(db, tmp_path, lane, SystemClock())
+        good = Evidence("cosign tag", True, "x", None, None, "", payload, signer.sign(payload), key.public.pem, digest)
+        reference = f"registry.acme.example/ci/gpu@{digest}"
+        verdict = ImageVerdict(
+            "registry.acme.example/ci/gpu:v3",
+            True,
+            reference,
+            digest,
+            (("amd64", manifest, config),),
+            (),
+            (good,),
+            "",
+            site.clock.now(),
+        )
+        kept: dict[str, Any] = {"mode": str(Mode.CONTAINED), "signed": True, "image": reference, "image_digest": digest}
+        lease = site.lease(number=number, image_verdict=to_json(verdict), **kept)
+        with served(site.app) as url, running(url, machine, lease=lease.id, kind="container") as started:
+            waiting = threading.Event()
+            while (told := again(db, lease)).facts is None:
+                waiting.wait(0.02)
+            checks = prove(Need(), told.facts, wanted(told))
+            started.process.terminate()
+        assert [check.what for check in checks] == ["image", "image signature"]
+        assert (failed(checks) == "") is (number == 1), checks
     lane.close()
