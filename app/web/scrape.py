@@ -33,6 +33,7 @@ OUTCOMES: Mapping[Reason, str] = {
     Reason.LAUNCH_TIMEOUT: "boot_failed",
     Reason.BOOT_TIMEOUT: "boot_failed",
     Reason.PROVE_TIMEOUT: "verify_failed",
+    Reason.IMAGE_REFUSED: "verify_failed",
     Reason.BAD_NODE: "verify_failed",
     Reason.JOB_TIMEOUT: "timeout",
     Reason.INSTANCE_LOST: "preempted",
