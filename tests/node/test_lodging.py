@@ -20,6 +20,12 @@ import psutil
 import pytest
 
 from app.demo.rootfs import gather
+from app.node.agent import keeper
+from app.node.agent.contained import environment
+from app.node.agent.lodging import Lodging
+from app.node.agent.runner import read_work
+from app.node.agent.settings import Settings
+from app.node.agent.wire import Wire
 from tests import parts
 from tests.fakes.signer import SigningKey, simple_signing
 from tests.node.agents import Agent, need_root, running, shell, tools
@@ -283,9 +289,12 @@ def test_a_killed_guard_ends_the_engine_the_job_and_the_machine(
     with machine_with_engine(service, machine) as agent:
         service.wait_for_line("up")
         assert job(agent, machine).ask("GET", "/_ping").status == 200
-        [guard] = [one for one in psutil.Process(agent.process.pid).children() if "guard" in one.cmdline()]
+        below = psutil.Process(agent.process.pid).children(recursive=True)
+        [guard] = [one for one in below if "guard" in one.cmdline()]
+        jobs = [one for one in below if "sleep" in one.cmdline()]
         os.kill(guard.pid, signal.SIGKILL)
         assert agent.end(40) == 0
+        assert jobs and psutil.wait_procs(jobs, 5)[1] == []
     assert "the guard of the container engine has ended (-9)" in agent.console
     assert not list(left(machine))
 
@@ -314,6 +323,44 @@ def test_an_image_that_is_not_there_is_a_problem_before_any_credential(
         service.script.stop = True
         assert agent.end(40) == 0
     assert service.bodies("/node/credential") == []
+
+
+def test_contained_the_machines_own_engine_will_do(
+    service: Service, machine: Path, docker_registry: RealRegistry, docker_host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one answers it is taken: nothing has to be guarded, because the job cannot reach it."""
+    monkeypatch.setattr(keeper, "DOOR", Path(docker_host.removeprefix("unix://")))
+    pushed = push(docker_registry, "lodging/own-engine", "v1")
+    program = ("python3", "-I", str(machine / "agent.pyz"))
+    settings = Settings(service.url, "feed0123", "token", machine, "process", None, program)
+    said: list[str] = []
+    lodging = Lodging(settings, Wire(service.url), said.append)
+    lodging.take({"image": told(pushed)})
+    lodging.settle()
+    assert (lodging.problem, lodging.keeper) == ("", None), said
+    runner, output = lodging.runner, list[bytes]()
+    assert runner is not None and lodging.report is not None and lodging.report["checked"]
+    (machine / "hook").mkdir()
+    work = read_work({"command": ["sh", "-c", 'echo "$A"; exit 3'], "environment": {"A": "of the credential"}})
+    environ = environment(work, runner.folder, "nobody", machine / "hook/x.sh", {})
+    runner.prepare(work, environ)
+    runner.start(work, environ, output.append)
+    assert runner.drained(20) and b"".join(output) == b"of the credential\n"
+    runner.end(1)
+    assert runner.poll() == 3
+    lodging.end()
+
+
+def test_on_a_machine_that_is_not_its_own_the_agent_starts_no_engine(
+    service: Service, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "DOOR", machine / "none.sock")
+    settings = Settings(service.url, "feed0123", "token", machine, "process", None, ("python3",))
+    for mode in ("contained", "guarded"):
+        lodging = Lodging(settings, Wire(service.url), print)
+        lodging.take({"image": told(NOWHERE, mode)})
+        lodging.settle()
+        assert "the agent starts none" in lodging.problem
 
 
 def left(machine: Path) -> Generator[str]:

@@ -22,6 +22,7 @@ from .facts import ARCHITECTURES
 from .gate import LONGEST_PATH
 from .image import Image, Unusable
 from .keeper import Keeper
+from .runner import end_descendants
 from .settings import Settings
 from .wire import Away, Wire
 
@@ -76,6 +77,10 @@ class Lodging:
             raise Failed(f"the folder {settings.folder} is too deep for a socket")
         user = privileges.account()
         engine, door = self._engine(image, user, hook)
+        if settings.kind == "machine":
+            problem = keepers.close_metadata()
+            if problem:
+                self._say(f"the metadata address stays open for containers: {problem}")
         began = time.monotonic()
         self._say(f"pulling {image.reference}")
         engine.pull(image.reference, image.access)
@@ -97,12 +102,12 @@ class Lodging:
                 return there, ""
             except Failed:
                 pass
-        elif self._settings.kind == "machine":
-            keepers.stop_others()
-        else:
-            keepers.refuse_others()
         settings, door = self._settings, str(keepers.DOOR) if image.mode == "guarded" else ""
-        self.keeper = Keeper(settings.program, settings.folder / "engine", settings.engine_flags, self._say)
+        if settings.kind != "machine" and settings.engine_flags is None:
+            raise Failed("no container engine answers here, and on a machine that is not its own the agent starts none")
+        if image.mode == "guarded":
+            (keepers.stop_others if settings.kind == "machine" else keepers.refuse_others)()
+        self.keeper = Keeper(settings.program, settings.folder / "engine", settings.engine_flags or (), self._say)
         self.keeper.start(
             self.answer,
             door=door,
@@ -114,10 +119,6 @@ class Lodging:
             known=sorted(image.ids),
             reference=image.reference,
         )
-        if settings.kind == "machine":
-            problem = keepers.close_metadata()
-            if problem:
-                self._say(f"the metadata address stays open for containers: {problem}")
         return self.keeper.engine, door
 
     def _gpus(self) -> int:
@@ -161,6 +162,8 @@ class Lodging:
         return "" if code is None or self._over.is_set() else f"the guard of the container engine has ended ({code})"
 
     def end(self) -> None:
+        """Ends the engine and, if it was killed, whatever of its containers fell to this process."""
         self._over.set()
         if self.keeper is not None:
             self.keeper.end()
+            end_descendants()

@@ -165,16 +165,13 @@ class Runner:
                 self.reap()
                 time.sleep(0.05)
         _signal(group, signal.SIGKILL)
-        for _ in range(100):
+
+        def ended_too() -> bool:
             self.poll()
             self.reap()
-            left = descendants(os.getpid())
-            if self.poll() is not None and not left:
-                return
-            for pid in left:
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.02)
+            return self.poll() is not None
+
+        end_descendants(ended_too)
 
     def _write(self, name: str, content: str) -> None:
         path = self.folder / name
@@ -251,6 +248,18 @@ def descendants(root: int) -> list[int]:
         found += below
         waiting += below
     return found
+
+
+def end_descendants(ready: Callable[[], bool] = lambda: True) -> None:
+    """SIGKILL to every process below this one, until there is none and `ready` says so, or two seconds have passed."""
+    for _ in range(100):
+        done, left = ready(), descendants(os.getpid())
+        if done and not left:
+            return
+        for pid in left:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
 
 
 def _signal(group: int, number: int) -> bool:

@@ -23,7 +23,7 @@ class Settings:
     kind: str  # what powering off means here: one of KINDS
     ca: str | None  # path of a PEM file; None: the system's trust
     program: tuple[str, ...]  # how this agent is run again, for its launcher and its hook
-    engine_flags: tuple[str, ...] = ()  # more words for a container engine of our own; tests have no bridge
+    engine_flags: tuple[str, ...] | None = None  # more words for an engine of our own; None: only a whole machine gets one
 
 
 def take(environ: MutableMapping[str, str], program: str) -> Settings:
@@ -46,5 +46,5 @@ def take(environ: MutableMapping[str, str], program: str) -> Settings:
         kind=kind,
         ca=given.get("SUBLET_CA") or None,
         program=(sys.executable, "-I", str(Path(program).resolve())),
-        engine_flags=tuple(given.get("SUBLET_ENGINE_FLAGS", "").split()),
+        engine_flags=tuple(given["SUBLET_ENGINE_FLAGS"].split()) if "SUBLET_ENGINE_FLAGS" in given else None,
     )
