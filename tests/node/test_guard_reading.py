@@ -41,11 +41,11 @@ class StillEngine(Engine):
         return {"Id": ID}
 
 
-def guard(said: list[str] | None = None) -> Guard:
+def guard(said: list[str] | None = None, builds: bool = False) -> Guard:
     engine = StillEngine()
     images = Images(engine, lambda name: Verdict(False, "nobody has signed it."), [ID], f"r.example/x@{ID}")
     limits: dict[str, Any] = {"folders": [JOB], "read_only": [], "sockets": [], "gpus": 1, "runtimes": ["sublet"]}
-    return Guard(engine, images, word=WORD, builds=False, say=(said if said is not None else []).append, **limits)
+    return Guard(engine, images, word=WORD, builds=builds, say=(said if said is not None else []).append, **limits)
 
 
 def message(method: str, uri: str, body: bytes = b"", **headers: str) -> bytes:
@@ -257,6 +257,16 @@ def test_no_call_that_changes_something_takes_a_body_that_is_not_looked_at() -> 
     assert {row.method for row in guard_table.ROWS} == {"GET", "HEAD", "POST", "DELETE"}
     for row in guard_table.ROWS:
         assert not row.check or hasattr(Guard, "_may_" + row.check)
+
+
+def test_builds_are_for_pools_that_allow_them() -> None:
+    """And their network is never the host's."""
+    calls = ("/build?t=x&version=2&session=s", "/session", "/grpc", "/images/r.example/x/push?tag=1", "/build/prune")
+    for builds, uri in ((builds, uri) for builds in (True, False) for uri in calls):
+        assert (guard(builds=builds).question(message("POST", uri)) == "") is builds, uri
+    for query in ("networkmode=host", "networkmode=container:x", "securityopt=x", "cgroupparent=/", "fromSrc=-"):
+        assert guard(builds=True).question(message("POST", f"/build?{query}")) != ""
+    assert "Builds are not allowed in this pool" in guard().question(message("POST", "/build"))
 
 
 def test_the_agents_word_opens_and_another_does_not() -> None:

@@ -77,24 +77,29 @@ class ContainedRunner(Runner):
         self._pump.start()
 
     def _create_and_start(self) -> socket.socket:
+        """The container's stdin and output. GPUs by the vendor's driver, and by CDI where the engine has no such driver."""
         ways: list[list[dict[str, Any]]] = [[BY_DRIVER], [BY_CDI]] if self._cell.gpus else [[]]
+        while True:
+            try:
+                return self._try_way(ways.pop(0))
+            except (Failed, KeyError, TypeError) as error:
+                if not ways or not NO_DRIVER.search(str(error)):
+                    raise Unstartable(f"the image {self._cell.image} could not be started: {error}") from None
+
+    def _try_way(self, devices: list[dict[str, Any]]) -> socket.socket:
+        made = self._engine.must("POST", "/containers/create", self.recipe(devices), name=f"sublet-{self._cell.lease}")
+        container = str(made["Id"])
+        attached = None
         try:
-            for place, devices in enumerate(ways):
-                made = self._engine.must("POST", "/containers/create", self.recipe(devices), name=f"sublet-{self._cell.lease}")
-                container = str(made["Id"])
-                attached = self._engine.attach(container)
-                try:
-                    self._engine.must("POST", f"/containers/{container}/start")
-                    self._container = container
-                    return attached
-                except Failed as error:
-                    attached.close()
-                    self._engine.remove(container)
-                    if place + 1 == len(ways) or not NO_DRIVER.search(str(error)):
-                        raise
-        except (Failed, KeyError, TypeError) as error:
-            raise Unstartable(f"the image {self._cell.image} could not be started: {error}") from None
-        raise Unstartable("no way to start it")  # never reached
+            attached = self._engine.attach(container)
+            self._engine.must("POST", f"/containers/{container}/start")
+        except Failed:
+            if attached is not None:
+                attached.close()
+            self._engine.remove(container)
+            raise
+        self._container = container
+        return attached
 
     def recipe(self, devices: list[dict[str, Any]]) -> dict[str, Any]:
         """The body of the create call."""
