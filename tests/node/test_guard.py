@@ -6,6 +6,7 @@ import json
 import threading
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.node.guarded import Reply, Ward
@@ -22,6 +23,9 @@ def test_a_verified_image_runs_and_everything_about_it_works(ward: Ward) -> None
     assert told.raw.endswith(b"x\n")
     assert b"from the job's folder" in ward.ask("GET", f"/containers/{container}/logs", stdout="1").raw
     ward.remove(container)
+    guard, waiting = psutil.Process(ward.keeper.pid), threading.Event()
+    while [one for one in guard.children() if one.status() == psutil.STATUS_ZOMBIE]:
+        waiting.wait(0.02)  # what each container leaves behind is collected
 
 
 # 1 privileged

@@ -29,6 +29,7 @@ from .engine import Engine
 from .guard import Guard
 from .guard_images import Images, Verdict, verdict
 from .guard_request import Refused
+from .runner import reap_orphans
 
 PR_SET_PDEATHSIG = 1
 LARGEST_MESSAGE = 64 << 20
@@ -240,7 +241,7 @@ def main(number: int) -> int:
     threading.Thread(target=agent.listen, name="agent", daemon=True).start()
     agent.tell(started=child.pid)
     while not agent.gone.wait(0.2) and child.poll() is None:
-        pass
+        reap_orphans(child.pid)  # each container leaves one behind
     if child.poll() is None:
         child.terminate()
         try:

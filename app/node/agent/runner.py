@@ -135,16 +135,8 @@ class Runner:
 
     def reap(self) -> None:
         """Collects orphans that fell to us as their new parent, and leaves the runner's own end to `poll`."""
-        if self._child is None or not hasattr(os, "waitid"):
-            return
-        while True:
-            try:
-                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-                if found is None or found.si_pid == self._child.pid:
-                    return
-                os.waitpid(found.si_pid, os.WNOHANG)
-            except ChildProcessError:
-                return
+        if self._child is not None:
+            reap_orphans(self._child.pid)
 
     def drained(self, patience: float) -> bool:
         """Whether all output was read; waits that long for it."""
@@ -248,6 +240,18 @@ def descendants(root: int) -> list[int]:
         found += below
         waiting += below
     return found
+
+
+def reap_orphans(own: int) -> None:
+    """Collects what has ended below this process, but for one child of its own, which somebody else waits for."""
+    while hasattr(os, "waitid"):
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if found is None or found.si_pid == own:
+                return
+            os.waitpid(found.si_pid, os.WNOHANG)
+        except ChildProcessError:
+            return
 
 
 def end_descendants(ready: Callable[[], bool] = lambda: True) -> None:
