@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
@@ -21,9 +22,10 @@ HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
-def database(sqlite_url: str) -> Iterator[Database]:
+def database(sqlite_template: Path, tmp_path: Path) -> Iterator[Database]:
     """SQLite: what a restore does afterwards is the same on both, and PostgreSQL's own tools copy it in test_backup.py."""
-    opened = Database(sqlite_url)
+    shutil.copyfile(sqlite_template, tmp_path / "sublet.db")
+    opened = Database(f"sqlite:///{tmp_path / 'sublet.db'}")
     yield opened
     opened.close()
 
