@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from app.core.images import ImageVerdict, verdict_of
+from app.core.images import ImageVerdict, Mode, verdict_of
 from app.core.model import Lease, Pool
 
 SHORT = 19  # characters of a digest in a sentence: "sha256:" and twelve more, as Docker shows them
@@ -58,13 +58,13 @@ def wanted(lease: Lease) -> Wanted | None:
 
 def unproven(lease: Lease, pool: Pool) -> str:
     """A sentence where the lease was rented without the proof that it, or its pool as it is now, asks for; else empty."""
-    if not lease.signed and not pool.signed:
-        return ""
-    if not lease.signed:
+    if pool.signed and not lease.signed:
         return f"It was rented before the pool {pool.name} asked for a signed image."
+    if not lease.signed and lease.mode in ("", Mode.BARE):
+        return ""
     verdict = verdict_on(lease)
     if verdict is None or not verdict.allowed:
-        return "Its image has to be signed, and nothing on the lease shows that it is."
+        return "Its image has to be verified, and nothing on the lease shows that it was."
     return ""
 
 

@@ -101,10 +101,11 @@ def asked_on(conn: sa.Connection, lease_id: str) -> list[Asked]:
     return [Asked(asked, verdict_of(verdict), at) for asked, verdict, at in rows]
 
 
-def remember(db: Database, lease_id: str, asked: str, verdict: ImageVerdict, now: datetime) -> bool:
-    """Keep what was found for an image that a job asked for; the first digest that passed for it stays.
+def remember(db: Database, lease_id: str, asked: str, verdict: ImageVerdict, now: datetime) -> ImageVerdict | None:
+    """Keep what was found for an image that a job asked for. The verdict that stands: the first digest that passed, unless
+    this look refuses it.
 
-    False: so many others were asked for by this lease that no further one is taken."""
+    None: so many others were asked for by this lease that no further one is taken."""
     asked = clean(asked, LONGEST_ASKED)
     mine = lease_image.c.lease_id == lease_id
     told: dict[str, Any] = {
@@ -115,20 +116,21 @@ def remember(db: Database, lease_id: str, asked: str, verdict: ImageVerdict, now
     }
     with db.write() as conn:
         this = (mine, lease_image.c.asked == asked)
-        known = conn.execute(sa.select(lease_image.c.allowed).where(*this)).first()
+        known = conn.execute(sa.select(lease_image.c.allowed, lease_image.c.verdict).where(*this)).first()
         if known is not None and known.allowed:
-            return True
+            earlier = verdict_of(known.verdict)
+            return earlier if verdict.allowed else verdict
         if known is not None:
             conn.execute(sa.update(lease_image).where(*this).values(**told))
         elif (conn.scalar(sa.select(sa.func.count()).select_from(lease_image).where(mine)) or 0) >= MOST_ASKED:
-            return False
+            return None
         else:
             conn.execute(db.insert(lease_image).values(lease_id=lease_id, asked=asked, **told).on_conflict_do_nothing())
         if known is None or verdict.allowed:
             action = "image.allowed" if verdict.allowed else "image.refused"
             text = f"{asked} is {verdict.reference}" if verdict.allowed else f"{asked}: {verdict.why}"
             audit.write(conn, at=now, actor="node", action=action, object=f"lease:{lease_id}", text=text)
-        return True
+        return verdict
 
 
 # --- pools that ask for no signature

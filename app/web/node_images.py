@@ -56,9 +56,10 @@ class NodeImages:
         known = next((one.verdict for one in earlier if one.asked == reference and one.verdict.allowed), None)
         if known is None and len({one.asked for one in earlier} - {reference}) >= images.MOST_ASKED:
             return _refusal(f"The job has asked for {images.MOST_ASKED} images by now; no further one is looked at.")
-        verdict = await self._judge(lease, reference if known is None else known.reference, pool)
-        verdict = replace(verdict, asked=reference)
-        if not await parts.lane(images.remember, parts.db, lease.id, reference, verdict, now):
+        found = await self._judge(lease, reference if known is None else known.reference, pool)
+        found = replace(found, asked=reference)
+        verdict = await parts.lane(images.remember, parts.db, lease.id, reference, found, now)
+        if verdict is None:
             return _refusal(f"The job has asked for {images.MOST_ASKED} images by now; no further one is looked at.")
         if not verdict.allowed:
             return {**_refusal(verdict.why), "digest": verdict.digest}

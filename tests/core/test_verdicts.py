@@ -55,7 +55,13 @@ def test_a_lease_that_had_to_show_a_signature_and_does_not_is_unproven(verdict: 
     held = lease(1, signed=True, mode="contained", image_verdict=verdict)
     assert verdicts.wanted(held) is None
     for its_pool in (SIGNED, BARE):  # whatever the pool says by now
-        assert "nothing on the lease shows that it is" in verdicts.unproven(held, its_pool)
+        assert "nothing on the lease shows that it was" in verdicts.unproven(held, its_pool)
+
+
+def test_an_image_that_is_only_pinned_is_pinned_by_its_verdict_too() -> None:
+    assert verdicts.unproven(lease(1, mode="contained"), pool(trust=TrustRule(signed=False), mode=Mode.CONTAINED)) != ""
+    held = lease(1, mode="contained", image_verdict=to_json(GOOD))
+    assert verdicts.unproven(held, pool(trust=TrustRule(signed=False), mode=Mode.CONTAINED)) == ""
 
 
 def test_a_lease_with_its_verdict_is_proven_and_says_what_its_node_must_show() -> None:

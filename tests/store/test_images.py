@@ -61,10 +61,13 @@ def test_a_digest_is_revoked_once_and_by_whom_and_why_is_known(database: Databas
 
 def test_the_images_of_a_jobs_containers_are_kept_and_the_first_digest_that_passed_stays(database: Database) -> None:
     (lease,) = planned(database, a_lease())
-    assert images.remember(database, lease.id, "node:22", BAD, NOW)
-    assert images.remember(database, lease.id, "node:22", GOOD, NOW + SECOND), "a refusal may turn into a yes"
+    assert images.remember(database, lease.id, "node:22", BAD, NOW) == BAD
+    assert images.remember(database, lease.id, "node:22", GOOD, NOW + SECOND) == GOOD, "a refusal may turn into a yes"
     moved = replace(GOOD, digest="sha256:moved")
-    assert images.remember(database, lease.id, "node:22", moved, NOW + 2 * SECOND)
+    assert images.remember(database, lease.id, "node:22", moved, NOW + 2 * SECOND) == GOOD, (
+        "two that asked at once get one answer"
+    )
+    assert images.remember(database, lease.id, "node:22", BAD, NOW + 2 * SECOND) == BAD, "it may have been revoked since"
     (asked,) = images.asked_of(database, lease.id)
     assert (asked.asked, asked.verdict, asked.at) == ("node:22", GOOD, NOW + SECOND)
     told = [entry.action for entry in audit.listing(database, f"lease:{lease.id}")]
