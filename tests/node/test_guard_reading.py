@@ -43,7 +43,7 @@ class StillEngine(Engine):
 
 def guard(said: list[str] | None = None, builds: bool = False) -> Guard:
     engine = StillEngine()
-    images = Images(engine, lambda name: Verdict(False, "nobody has signed it."), [ID], f"r.example/x@{ID}")
+    images = Images(engine, lambda name: Verdict(False, "nobody has signed it."), [ID], f"r.example/x@{ID}", now=lambda: 0.0)
     limits: dict[str, Any] = {"folders": [JOB], "read_only": [], "sockets": [], "gpus": 1, "runtimes": ["sublet"]}
     return Guard(engine, images, word=WORD, builds=builds, say=(said if said is not None else []).append, **limits)
 
