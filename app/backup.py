@@ -5,7 +5,6 @@ It works on the files and not over HTTP, because a restore is done while no serv
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from app.kit.alone import alone
 from app.kit.clock import SystemClock
+from app.kit.one_line import refusal, say
 from app.settings import SecretError, SettingsError, load
 from app.store import copies
 from app.store.copies import Contents, CopyRefused
@@ -40,18 +40,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         url = settings.database.address() or f"sqlite:///{data.absolute() / 'sublet.db'}"
         database = copies.place(url)
         if database is None:
-            return _say(_postgresql(given.what, url, given.file, data), USAGE)
+            return say(_postgresql(given.what, url, given.file, data), USAGE)
         if given.what == "backup":
-            return _say(backup(database, data / KEYS, given.file, given.keys))
-        return _say(restore(database, data, given.file, given.keys, replace=given.replace))
+            return say(backup(database, data / KEYS, given.file, given.keys))
+        return say(restore(database, data, given.file, given.keys, replace=given.replace))
     except CopyRefused as error:
-        return _say(_refusal(str(error)), FAILED)
+        return say(refusal(str(error)), FAILED)
     except BlockingIOError:
-        return _say(_refusal("A Sublet works on this data folder.", "Stop it, restore, and start it again."), FAILED)
+        return say(refusal("A Sublet works on this data folder.", "Stop it, restore, and start it again."), FAILED)
     except (SettingsError, SecretError, FileNotFoundError) as error:
-        return _say(_refusal(f"The settings cannot be used: {error}", "See `sublet config check`."), USAGE)
+        return say(refusal(f"The settings cannot be used: {error}", "See `sublet config check`."), USAGE)
     except (OSError, VaultError) as error:
-        return _say(_refusal(f"It was not done: {error}"), FAILED)
+        return say(refusal(f"It was not done: {error}"), FAILED)
 
 
 def backup(database: Path, key_file: Path, target: Path, keys: Path | None) -> dict[str, Any]:
@@ -115,16 +115,7 @@ def _postgresql(what: str, url: str, file: Path, data: Path) -> dict[str, Any]:
         "backup": f"Keep {data.absolute() / KEYS} too, apart from the dump.",
         "restore": "Stop every Sublet first, and restore into an empty database (`createdb`).",
     }[what]
-    return _refusal("The rows are in PostgreSQL, which has its own tools for this.", f"{run}\n{also}")
-
-
-def _refusal(message: str, hint: str = "") -> dict[str, Any]:
-    return {"error": {"message": message, "hint": hint}}
-
-
-def _say(told: dict[str, Any], code: int = 0) -> int:
-    sys.stdout.write(f"{json.dumps(told)}\n")
-    return code
+    return refusal("The rows are in PostgreSQL, which has its own tools for this.", f"{run}\n{also}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import Any
 from app import image_rules
 from app.core.images import ImageVerdict, Refusal, TrustRule
 from app.kit.clock import SystemClock
+from app.kit.one_line import refusal, say
 from app.settings import PoolSettings, SecretError, Settings, SettingsError, load
 from app.store import copies, images
 from app.store.db import Database
@@ -56,13 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pem, password = _key(given.key), _password(given.password_env)
         return asyncio.run(_sign(settings, given.image, pem, password))
     except RegistryAway as away:
-        return _say(_refusal(f"The registry does not say: {away}", "Nobody can say whether it may run; try again."), AWAY)
+        return say(refusal(f"The registry does not say: {away}", "Nobody can say whether it may run; try again."), AWAY)
     except sign.CannotSign as no:
-        return _say(_refusal(str(no)), FAILED)
+        return say(refusal(str(no)), FAILED)
     except Unusable as no:
-        return _say(_refusal(str(no), no.hint), USAGE)
+        return say(refusal(str(no), no.hint), USAGE)
     except (SettingsError, SecretError, FileNotFoundError) as error:
-        return _say(_refusal(f"The settings cannot be used: {error}", "See `sublet config check`."), USAGE)
+        return say(refusal(f"The settings cannot be used: {error}", "See `sublet config check`."), USAGE)
 
 
 async def _verify(settings: Settings, image: str, wanted: str | None) -> int:
@@ -78,7 +78,7 @@ async def _verify(settings: Settings, image: str, wanted: str | None) -> int:
     finally:
         await trust.aclose()
     code = 0 if verdict.allowed else NOT_FOUND if verdict.code == Refusal.NOT_FOUND else FAILED
-    return _say(_told(verdict, pool, rule, note), code)
+    return say(_told(verdict, pool, rule, note), code)
 
 
 def _nothing_to_judge_by(pool: PoolSettings | None) -> Unusable:
@@ -143,7 +143,7 @@ def _password(variable: str | None) -> Secret | None:
 
 async def _sign(settings: Settings, image: str, pem: str, password: Secret | None) -> int:
     done = await sign.sign(image, pem, password, image_rules.registries_of(settings), SystemClock())
-    return _say(
+    return say(
         {
             "schema_version": 1,
             "reference": done.reference,
@@ -160,15 +160,6 @@ def _told(verdict: ImageVerdict, pool: PoolSettings | None, rule: TrustRule, not
     named = None if pool is None else pool.name
     view = image_view(verdict).model_dump(mode="json")
     return {"schema_version": 1, "pool": named, "signature_required": rule.signed, "image": view, "note": note}
-
-
-def _refusal(message: str, hint: str = "") -> dict[str, Any]:
-    return {"error": {"message": message, "hint": hint}}
-
-
-def _say(told: dict[str, Any], code: int = 0) -> int:
-    sys.stdout.write(f"{json.dumps(told)}\n")
-    return code
 
 
 if __name__ == "__main__":
