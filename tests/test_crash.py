@@ -87,7 +87,8 @@ def left_over(folder: Path) -> list[str]:
     found: list[str] = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
         words = " ".join(process.info["cmdline"] or [])
-        if process.pid != os.getpid() and (str(folder) in words or str(folder) in (process.info["cwd"] or "")):
+        here = str(folder) in words or str(folder) in (process.info["cwd"] or "")
+        if words and process.pid != os.getpid() and here:  # without words: it has ended, and nobody has collected it yet
             found.append(words)
     return found
 

@@ -131,14 +131,16 @@ async def until_over(office: Office, seconds: float) -> None:
 
 
 def live(options: argparse.Namespace, folder: Path, ready: Callable[[], None] = lambda: None) -> int:
-    """The forge's whole life, unless another one lives in this folder."""
-    with (folder / LOCK).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            sys.stderr.write(f"a demo forge already lives in {folder}\n")
-            return 0
-        asyncio.run(serve(options, folder, ready))
+    """The forge's whole life, unless another one lives in this folder. The lock is never closed by us: it stands for the
+    process, and who waits for it to be free waits for the process to have ended."""
+    lock = os.open(folder / LOCK, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        sys.stderr.write(f"a demo forge already lives in {folder}\n")
+        return 0
+    asyncio.run(serve(options, folder, ready))
     return 0
 
 

@@ -132,14 +132,17 @@ def ensure(data: Path, *arguments: str) -> Running:
 
 
 def stop(data: Path, seconds: float = 10.0) -> bool:
-    """Ends the forge of this folder. True: there was one. Raises DemoError if it does not end."""
-    found = find(data)
-    if found is None:
+    """Ends the forge of this folder; returns when its process has ended, because the kernel gives the lock back only then.
+    True: there was one. Raises DemoError if it does not end."""
+    lock, asked, ends = data / FOLDER / LOCK, False, time.monotonic() + seconds
+    if not _held(lock):
         return False
-    found.ask("stop")
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
-        if not (found.folder / ADDRESS).is_file() or find(data) is None:
-            return True
-        time.sleep(0.05)
-    raise DemoError(f"the demo forge (process {found.pid}) does not end")
+    while _held(lock):
+        if time.monotonic() > ends:
+            raise DemoError(f"the demo forge in {data / FOLDER} does not end")
+        found = None if asked else find(data)
+        if found is not None:
+            found.ask("stop")
+            asked = True
+        time.sleep(0.02)
+    return True
