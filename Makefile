@@ -4,6 +4,7 @@ REQUIRE ?=
 SEEDS ?= 0:1000
 COUNT ?= 100
 ARGS ?=
+EXTRAS ?=
 # One more than the two cores that the suite is made for: a quarter of the time tests wait for real processes.
 WORKERS ?= 3
 BIN := .venv/bin
@@ -14,7 +15,7 @@ export REQUIRE
 export PYTHONDONTWRITEBYTECODE :=
 
 define HELP
-make install   prepare .venv from hash-pinned requirements
+make install   prepare .venv from hash-pinned requirements; EXTRAS="aws oci" adds the SDKs of these providers
 make run       start the service on 127.0.0.1:8080; without a sublet.toml, the demo
 make test      run every test; REQUIRE=all makes missing real parts a failure, ARGS="..." goes to pytest
 make check     formatting, lint, strict types, import rules, tests
@@ -32,7 +33,7 @@ help:
 	@$(info $(HELP)):
 
 install:
-	@$(PYTHON) requirements/install.py runtime
+	@$(PYTHON) requirements/install.py runtime $(EXTRAS)
 
 install-dev:
 	@$(PYTHON) requirements/install.py dev
@@ -70,3 +71,5 @@ docs: install-dev
 lock: install-dev
 	cd requirements && $(COMPILE) --upgrade --output-file runtime.txt runtime.in
 	cd requirements && $(COMPILE) --upgrade --constraint runtime.txt --output-file dev.txt dev.in
+	for extra in aws nebius oci openstack kubernetes ssh vast; do \
+	  (cd requirements/extras && $(COMPILE) --constraint ../dev.txt --output-file $$extra.txt $$extra.in) || exit 1; done

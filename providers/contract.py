@@ -88,6 +88,22 @@ class BootsFrom(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Profile:
+    """What a buyer asks of a vendor, in a few words each, for the evaluation matrix. `None` means: it is not documented,
+    and reads "unknown". Nothing is decided by it."""
+
+    hardware: str | None = None  # the freshest GPUs that its documents or its catalogue name
+    footprint: str | None = None  # where its machines stand
+    own_keys: str | None = None  # disks encrypted with the customer's keys
+    audit_logs: str | None = None  # a record of the API calls of the account
+    residency: str | None = None  # whether data stays in the chosen region
+    pricing: str | None = None  # how it bills, and where the prices of the offers come from
+    preemption: str | None = None  # what may take a machine away, and with what notice
+    proven_against: str | None = None  # what the wrapper was tested with; none of ours claims to be proven live
+    source: str | None = None  # where the facts above are from, and of when
+
+
+@dataclass(frozen=True, slots=True)
 class Traits:
     """What a provider can and cannot do, as data. `None` means: the vendor does not say."""
 
@@ -107,6 +123,8 @@ class Traits:
     tag_limit: int | None = None  # characters
     dead_man_switch: bool = False  # the vendor itself ends an instance at `Order.ends_at`
     creates_per_minute: int | None = None
+    offers_every: timedelta = timedelta(seconds=60)  # offers younger than this are taken from memory
+    profile: Profile = Profile()
     notes: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
@@ -132,14 +150,14 @@ class Need:
 class Offer:
     """One thing a provider would rent us now, at a price per hour."""
 
-    id: str  # the provider's own name for it; what `Order.offer` gives back
+    id: str  # the provider's own name for it, the same as long as it is the same thing; what `Order.offer` gives back
     provider: str
     region: str
     price_per_hour: Decimal
     currency: str
     seen_at: datetime
     country: str | None = None  # ISO 3166-1 alpha-2
-    gpu: str | None = None
+    gpu: str | None = None  # as the vendor writes it; the service has a table of aliases
     gpus: int = 0
     gpu_memory_gib: int = 0
     memory_gib: int | None = None
@@ -149,6 +167,8 @@ class Offer:
     own: bool = False
     availability: Availability = Availability.UNKNOWN
     title: str = ""
+    type: str = ""  # the vendor's machine type, which may be had at several prices or places; empty: the id
+    notice: timedelta | None = None  # what a spot machine is told before it goes; None: nothing, or nobody says
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +206,7 @@ class Instance:
     detail: str = ""  # the vendor's own word for the state
     key: str = ""  # the idempotency key it was ordered with, where the vendor shows it
     ended_at: datetime | None = None  # with ENDED: when its bill ended, where the vendor shows it
+    preempted: bool = False  # the vendor says that it took it away itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,12 +225,37 @@ class ProviderError(Exception):
         super().__init__(message or (type(self).__doc__ or "").strip())
 
 
+class Reach(StrEnum):
+    """How far a no goes."""
+
+    OFFER = "offer"  # this type at this price or place
+    REGION = "region"  # this type in the whole region
+    PROVIDER = "provider"  # whatever is asked for now
+
+
 class NoCapacity(ProviderError):
     """The provider has no machine of this kind now; nothing was created."""
+
+    def __init__(self, message: str = "", *, reach: Reach = Reach.OFFER) -> None:
+        super().__init__(message)
+        self.reach = reach
+
+
+class Why(StrEnum):
+    """What a provider refuses us for, as far as it says."""
+
+    CREDENTIALS = "credentials"  # the key is wrong, expired, or may not do this
+    FUNDS = "funds"  # the account has no balance, or no card
+    QUOTA = "quota"  # the account may not have more of this
+    REQUEST = "request"  # what was asked makes no sense to the vendor
 
 
 class Refused(ProviderError):
     """The provider refuses us (key, balance, quota or request); nothing was created."""
+
+    def __init__(self, message: str = "", *, why: Why = Why.REQUEST) -> None:
+        super().__init__(message)
+        self.why = why
 
 
 class Throttled(ProviderError):

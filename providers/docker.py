@@ -29,6 +29,7 @@ from providers.contract import (
     Offer,
     Order,
     Phase,
+    Profile,
     ProviderError,
     Refused,
     Traits,
@@ -55,6 +56,16 @@ ENTRY = ("/bin/sh", "-c", 'start=$SUBLET_START; unset SUBLET_START; eval "$start
 """The script comes by environment: arguments are seen by everybody on the host."""
 GIB = 1024**3
 ARCHITECTURES: Mapping[str, str] = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+PROFILE = Profile(
+    hardware="whatever the engine's machine has",
+    footprint="where you put it",
+    residency="your own machine",
+    pricing="what your settings say",
+    preemption="nobody but you",
+    proven_against="vendor software: Docker Engine 20.10",
+)
 
 
 @dataclass(frozen=True)
@@ -118,6 +129,8 @@ class DockerProvider:
             unknown_window=timedelta(minutes=1),
             user_data_limit=96 * 1024,  # Linux: one environment string is at most 128 KiB (MAX_ARG_STRLEN)
             tag_limit=63,
+            offers_every=timedelta(seconds=2),
+            profile=PROFILE,
             notes={"isolation": "a container with few capabilities and no new privileges; the kernel is shared"},
         )
         self._clock = clock

@@ -59,6 +59,7 @@ class FakeSettings:
     keeps_records: bool = False  # of ended machines
     boots_containers: bool = False  # its orders need a container image, and name it by its digest
     user_data_limit: int = 16384
+    offers_every: timedelta = timedelta(seconds=2)
     chaos: Decimal = Decimal(0)  # share of calls that get a random trouble
 
 
@@ -81,6 +82,7 @@ class FakeProvider:
             knows_at_once=True,
             user_data_limit=settings.user_data_limit,
             tag_limit=63,
+            offers_every=settings.offers_every,
             dead_man_switch=settings.dead_man_switch,
             boots_from=BootsFrom.CONTAINER_IMAGE if settings.boots_containers else BootsFrom.MACHINE_IMAGE,
         )
@@ -195,9 +197,9 @@ class FakeProvider:
             return effect()
         match fault.trouble:
             case Trouble.REFUSED:
-                raise Refused(fault.text or f"{self.name} does not accept the key")
+                raise Refused(fault.text or f"{self.name} does not accept the key", why=fault.why)
             case Trouble.NO_CAPACITY:
-                raise NoCapacity(fault.text or f"{self.name} has no machine of this kind now")
+                raise NoCapacity(fault.text or f"{self.name} has no machine of this kind now", reach=fault.reach)
             case Trouble.THROTTLED:
                 raise Throttled(fault.text or f"{self.name} asks to slow down", wait=fault.wait)
             case Trouble.LOST_REPLY:
@@ -249,6 +251,7 @@ def make_cloud(name: str, settings: FakeSettings, clock: Clock) -> FakeCloud:
             disk_gib=settings.disk_gib,
             architecture=settings.architecture,
             spot=settings.spot,
+            notice=timedelta(0) if settings.spot else None,
             availability=Availability.AVAILABLE,
             title=f"{settings.gpus} x {settings.gpu}" if settings.gpus else "no GPU",
         )

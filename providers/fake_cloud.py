@@ -11,7 +11,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from enum import StrEnum
 
 from providers.clock import SYSTEM, Clock
-from providers.contract import ImageLogin, Offer, Order, Phase
+from providers.contract import ImageLogin, Offer, Order, Phase, Reach, Why
 
 CENT = Decimal("0.01")
 HOUR = timedelta(hours=1)
@@ -40,6 +40,8 @@ class Fault:
     until: datetime | None = None
     wait: timedelta = timedelta(seconds=30)
     text: str = ""
+    why: Why = Why.CREDENTIALS  # of a refusal
+    reach: Reach = Reach.OFFER  # of no capacity
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +132,13 @@ class Faults:
         until: datetime | None = None,
         wait: timedelta = timedelta(seconds=30),
         text: str = "",
+        why: Why = Why.CREDENTIALS,
+        reach: Reach = Reach.OFFER,
     ) -> None:
         """The next `times` calls of the verb meet this trouble; with `until` alone, every call before that time."""
         if until is not None and times == 1:
             times = None
-        self._queues.setdefault(verb, []).append(Fault(trouble, times, until, wait, text))
+        self._queues.setdefault(verb, []).append(Fault(trouble, times, until, wait, text, why, reach))
 
     def clear(self) -> None:
         self._queues.clear()

@@ -6,8 +6,10 @@
 What an answer becomes, unless the caller accepts its status and judges for itself:
 
     2xx                          an `Answer`
-    401 403 and other 4xx        `Refused`, with the vendor's own words
-    429                          `Throttled`, with the wait of `Retry-After`
+    401 403                      `Refused` for the credentials, with the vendor's own words
+    402                          `Refused` for the funds
+    other 4xx                    `Refused` for the request
+    429                          `Throttled`, with the wait of `Retry-After`, which the account's pace keeps to
     3xx 408 5xx, no answer,      `Unclear`; a write that never left this machine says `maybe_created=False`
     too large, not JSON
 
@@ -28,7 +30,8 @@ from typing import Any, cast
 import httpx
 
 from providers.clock import SYSTEM, Clock
-from providers.contract import ProviderError, Refused, Secret, Throttled, Unclear
+from providers.contract import ProviderError, Refused, Secret, Throttled, Unclear, Why
+from providers.rate import Pace
 
 MEBIBYTE = 1024 * 1024
 PAUSES = (0.2, 0.8)  # seconds before the second and the third try of what may be repeated
@@ -76,8 +79,11 @@ class Api:
         cap: int = 8 * MEBIBYTE,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Clock = SYSTEM,
+        pace: Pace | None = None,
     ) -> None:
-        """`timeout` is seconds for a whole call, `cap` the most bytes of an answer; `transport` is for tests."""
+        """`timeout` is seconds for a whole call, `cap` the most bytes of an answer; `transport` is for tests; `pace` is that
+        of the account."""
+        self._pace = pace
         self._title = title
         self._headers = dict(headers or {})
         given = [*secrets, *(value for value in self._headers.values() if isinstance(value, Secret))]
@@ -168,6 +174,8 @@ class Api:
     ) -> Answer:
         seconds = timeout if timeout is not None else self._timeout
         what = f"{self._title}: {method} {path.partition('?')[0]}"
+        if self._pace is not None:
+            await self._pace.turn(what)
         try:
             async with asyncio.timeout(seconds):
                 answer = await self._send(method, path, params, content, headers or {}, seconds, what, creates)
@@ -220,10 +228,14 @@ class Api:
         said = self.redact(said_by_vendor(answer.body))
         text = f"{what}: {answer.status}" + (f": {said}" if said else "")
         if answer.status == 429:
-            return Throttled(text, wait=self._wait(answer.headers.get("Retry-After", "")))
+            wait = self._wait(answer.headers.get("Retry-After", ""))
+            if self._pace is not None:
+                self._pace.hold(wait)
+            return Throttled(text, wait=wait)
         if answer.status < 400 or answer.status == 408 or answer.status >= 500:
             return Unclear(text, maybe_created=creates)
-        return Refused(text)
+        why = {401: Why.CREDENTIALS, 403: Why.CREDENTIALS, 402: Why.FUNDS}.get(answer.status, Why.REQUEST)
+        return Refused(text, why=why)
 
     def _wait(self, retry_after: str) -> timedelta:
         """`Retry-After` as RFC 9110 10.2.3 has it: seconds, or a date; 30 s where it is missing or unreadable."""

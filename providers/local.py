@@ -30,6 +30,7 @@ from providers.contract import (
     NoCapacity,
     Offer,
     Order,
+    Profile,
     Refused,
     Traits,
     Unclear,
@@ -42,6 +43,16 @@ from providers.local_gpus import find_gpus, share
 ARCHITECTURES: Mapping[str, str] = {"x86_64": "amd64", "aarch64": "arm64"}
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 GIB = 1024**3
+
+
+PROFILE = Profile(
+    hardware="whatever this machine has",
+    footprint="where you put it",
+    residency="your own machine",
+    pricing="what your settings say",
+    preemption="nobody but you",
+    proven_against="vendor software: real processes on Linux",
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,8 @@ class LocalProvider:
             unknown_window=timedelta(seconds=2 * PATIENCE),  # by then a create that was given up on is over
             user_data_limit=256 * 1024,
             tag_limit=63,
+            offers_every=timedelta(seconds=2),
+            profile=PROFILE,
             dead_man_switch=True,
             notes={"isolation": "a process group and a folder on the service's own machine; for trusted jobs"},
         )

@@ -1,7 +1,7 @@
 """Checks with faults: lost replies, half-created instances, a no of every kind, broken lists, preemption."""
 
 from providers.conformance.bench import Bench, Fault, check, expect, gone, refusal, settled, tagged, until
-from providers.contract import NoCapacity, Phase, ProviderError, Refused, Throttled, Unclear
+from providers.contract import NoCapacity, Phase, ProviderError, Refused, Throttled, Unclear, Why
 
 
 @check(Fault.LOST_REPLY)
@@ -63,13 +63,15 @@ async def no_capacity_is_told(bench: Bench) -> None:
 @check(Fault.QUOTA)
 async def quota_is_told(bench: Bench) -> None:
     """An exhausted quota is `Refused`, never no capacity."""
-    await _refused_as(bench, Fault.QUOTA, Refused)
+    error = await _refused_as(bench, Fault.QUOTA, Refused)
+    expect(isinstance(error, Refused) and error.why is Why.QUOTA, "it is not told that it is for the quota")
 
 
 @check(Fault.CREDENTIALS)
 async def credentials_are_told(bench: Bench) -> None:
     """Bad credentials are `Refused`, never no capacity."""
-    await _refused_as(bench, Fault.CREDENTIALS, Refused)
+    error = await _refused_as(bench, Fault.CREDENTIALS, Refused)
+    expect(isinstance(error, Refused) and error.why is Why.CREDENTIALS, "it is not told that it is for the credentials")
 
 
 @check(Fault.THROTTLED)
@@ -118,7 +120,8 @@ async def preemption_is_seen(bench: Bench) -> None:
 
     async def look() -> bool | None:
         now = await provider.get(instance.id)
-        return True if now is None or now.phase in (Phase.STOPPED, Phase.FAILED, Phase.DESTROYING) else None
+        off = (Phase.STOPPED, Phase.FAILED, Phase.DESTROYING, Phase.ENDED)
+        return True if now is None or now.phase in off else None
 
     await until(bench, look, "the preemption seen")
     await provider.destroy(instance.id)

@@ -18,7 +18,7 @@ import psutil
 from providers import local_keeper
 from providers.clock import SYSTEM
 from providers.conformance import Fault, Missing
-from providers.contract import Offer, Order, Phase, Provider
+from providers.contract import Offer, Order, Phase, Provider, Why
 from providers.docker import DockerProvider, DockerSettings
 from providers.fake import FakeProvider, FakeSettings, make_cloud
 from providers.fake_cloud import Trouble
@@ -93,7 +93,7 @@ class FakeBench:
             case Fault.NO_CAPACITY:
                 script("create", Trouble.NO_CAPACITY)
             case Fault.QUOTA | Fault.CREDENTIALS:
-                script("create", Trouble.REFUSED)
+                script("create", Trouble.REFUSED, why=Why.QUOTA if fault is Fault.QUOTA else Why.CREDENTIALS)
             case Fault.THROTTLED:
                 script("create", Trouble.THROTTLED)
             case Fault.SERVER_ERROR:
