@@ -51,3 +51,23 @@ class Money(TypeDecorator[Decimal]):
 
 
 Json = sa.JSON(none_as_null=True)  # None is SQL's NULL, not the JSON word null
+
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def text(name: str, default: str | None = "", **kwargs: Any) -> sa.Column[str]:
+    if default is None:
+        return sa.Column(name, sa.Text, nullable=True, **kwargs)
+    return sa.Column(name, sa.Text, nullable=False, server_default=default, **kwargs)
+
+
+def time(name: str, **kwargs: Any) -> sa.Column[datetime]:
+    return sa.Column(name, UtcTime, **kwargs)

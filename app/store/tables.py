@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any
-
 import sqlalchemy as sa
 
-from app.store.columns import Json, Money, UtcTime
+from app.store.columns import Json, Money, metadata, text, time
+from app.store.market_tables import offer, offer_price, pilot, provider_standing, setback
 
-metadata = sa.MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-
+__all__ = ["metadata", "offer", "offer_price", "pilot", "provider_standing", "setback"]
 
 LIVE = sa.text("state <> 'released'")
 UNBOOKED = sa.text("state = 'released' AND asked_at IS NOT NULL AND booked_at IS NULL")
@@ -29,22 +19,12 @@ UNSETTLED = sa.text("cleared_at IS NULL AND not_ours = '' AND state <> 'complete
 """Written out, never bound: a partial index serves only a query that repeats its very words."""
 
 
-def _text(name: str, default: str | None = "", **kwargs: Any) -> sa.Column[str]:
-    if default is None:
-        return sa.Column(name, sa.Text, nullable=True, **kwargs)
-    return sa.Column(name, sa.Text, nullable=False, server_default=default, **kwargs)
-
-
-def _time(name: str, **kwargs: Any) -> sa.Column[datetime]:
-    return sa.Column(name, UtcTime, **kwargs)
-
-
 installation = sa.Table(
     "installation",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),  # one row
     sa.Column("owner", sa.String(40), nullable=False),  # our unguessable owner tag at every provider
-    _time("created_at", nullable=False),
+    time("created_at", nullable=False),
     sa.Column("key_check", sa.LargeBinary, nullable=True),  # sealed: only the right key file opens it
 )
 
@@ -53,9 +33,9 @@ delivery = sa.Table(
     metadata,
     sa.Column("forge", sa.String(60), primary_key=True),
     sa.Column("guid", sa.String(200), primary_key=True),
-    _text("event"),
-    _text("action"),
-    _time("received_at", nullable=False),
+    text("event"),
+    text("action"),
+    time("received_at", nullable=False),
     sa.Index("ix_delivery_received_at", "received_at"),
 )
 
@@ -63,37 +43,37 @@ job = sa.Table(
     "job",
     metadata,
     sa.Column("id", sa.String(120), primary_key=True),
-    _text("forge"),
-    _text("key"),
-    _text("repository"),
-    _text("repository_id"),
-    _text("run_id"),
+    text("forge"),
+    text("key"),
+    text("repository"),
+    text("repository_id"),
+    text("run_id"),
     sa.Column("attempt", sa.Integer, nullable=False, server_default="1"),
     sa.Column("labels", Json, nullable=True),
     sa.Column("state", sa.String(20), nullable=False),
-    _text("name"),
-    _text("workflow"),
-    _text("url"),
-    _text("branch"),
-    _text("sha"),
-    _text("actor"),
-    _text("conclusion"),
-    _text("runner_id"),
-    _text("runner_name"),
-    _time("queued_at"),
-    _time("started_at"),
-    _time("completed_at"),
-    _text("installation"),
-    _time("seen_at", nullable=False),
-    _text("pool", None),
-    _text("scope", None),
-    _text("not_ours"),
-    _text("wait"),
-    _text("lease_id"),
-    _time("cleared_at"),
-    _time("heard_at"),
-    _text("heard_by"),
-    _time("ask_after"),  # the forge is not asked about it again before this
+    text("name"),
+    text("workflow"),
+    text("url"),
+    text("branch"),
+    text("sha"),
+    text("actor"),
+    text("conclusion"),
+    text("runner_id"),
+    text("runner_name"),
+    time("queued_at"),
+    time("started_at"),
+    time("completed_at"),
+    text("installation"),
+    time("seen_at", nullable=False),
+    text("pool", None),
+    text("scope", None),
+    text("not_ours"),
+    text("wait"),
+    text("lease_id"),
+    time("cleared_at"),
+    time("heard_at"),
+    text("heard_by"),
+    time("ask_after"),  # the forge is not asked about it again before this
     sa.Column("asks", sa.Integer, nullable=False, server_default="0"),  # in a row without a useful answer
     sa.Index("ix_job_state_pool", "state", "pool"),
     sa.Index("ix_job_unsettled", "seen_at", sqlite_where=UNSETTLED, postgresql_where=UNSETTLED),
@@ -113,64 +93,64 @@ lease = sa.Table(
     sa.Column("state", sa.String(20), nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("tag", sa.String(80), nullable=False, unique=True),
-    _time("created_at", nullable=False),
-    _time("entered_at", nullable=False),
-    _time("deadline"),
-    _time("due", nullable=False),
+    time("created_at", nullable=False),
+    time("entered_at", nullable=False),
+    time("deadline"),
+    time("due", nullable=False),
     sa.Column("need", Json, nullable=False),
     sa.Column("ask", Json, nullable=False),
-    _text("reason", None),
-    _text("reason_text"),
-    _text("note"),
+    text("reason", None),
+    text("reason_text"),
+    text("note"),
     sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
     sa.Column("claim", sa.String(80), nullable=False, server_default=""),
-    _time("claimed_until"),
+    time("claimed_until"),
     sa.Column("version", sa.Integer, nullable=False, server_default="0"),
-    _text("image", None),
-    _text("provider"),
-    _text("region"),
+    text("image", None),
+    text("provider"),
+    text("region"),
     sa.Column("offer", Json, nullable=True),
     sa.Column("decision", Json, nullable=True),
     sa.Column("price_per_hour", Money, nullable=True),
     sa.Column("currency", sa.String(8), nullable=False, server_default="USD"),
     sa.Column("granularity_s", sa.Float, nullable=False, server_default="1"),
     sa.Column("minimum_s", sa.Float, nullable=False, server_default="0"),
-    _time("asked_at"),
-    _time("billed_from"),
-    _text("create_key"),
-    _text("instance_id"),
-    _time("hard_end"),
-    _time("gone_at"),
-    _time("booked_at"),
-    _text("join_hash"),
+    time("asked_at"),
+    time("billed_from"),
+    text("create_key"),
+    text("instance_id"),
+    time("hard_end"),
+    time("gone_at"),
+    time("booked_at"),
+    text("join_hash"),
     sa.Column("join_sealed", sa.LargeBinary, nullable=True),  # a repeated create sends the same user data; wiped at the join
-    _time("joined_at"),
-    _time("heartbeat_at"),
-    _time("facts_at"),
+    time("joined_at"),
+    time("heartbeat_at"),
+    time("facts_at"),
     sa.Column("facts", Json, nullable=True),
-    _time("runner_started_at"),
-    _time("job_started_at"),
-    _time("runner_exited_at"),
+    time("runner_started_at"),
+    time("job_started_at"),
+    time("runner_exited_at"),
     sa.Column("runner_exit", sa.Integer, nullable=True),
-    _text("runner_id"),
-    _text("runner_name"),
+    text("runner_id"),
+    text("runner_name"),
     sa.Column("mint_try", sa.Integer, nullable=False, server_default="0"),
     sa.Column("credential", sa.LargeBinary, nullable=True),  # sealed; wiped once the runner has started
-    _text("credential_ticket"),  # hash of the ticket of the one fetch; its repetition after a lost answer is allowed
-    _time("credential_taken_at"),
-    _text("job_id"),
-    _time("job_done_at"),
-    _text("job_conclusion"),
-    _time("drain_asked_at"),
-    _time("destroy_asked_at"),
-    _text("asked_reason", None),
-    _text("asked_text"),
-    _time("missing_at"),
-    _time("last_asked_at"),
-    _text("first_job"),  # the one that its node asked to start; no other may
-    _text("mode"),
+    text("credential_ticket"),  # hash of the ticket of the one fetch; its repetition after a lost answer is allowed
+    time("credential_taken_at"),
+    text("job_id"),
+    time("job_done_at"),
+    text("job_conclusion"),
+    time("drain_asked_at"),
+    time("destroy_asked_at"),
+    text("asked_reason", None),
+    text("asked_text"),
+    time("missing_at"),
+    time("last_asked_at"),
+    text("first_job"),  # the one that its node asked to start; no other may
+    text("mode"),
     sa.Column("signed", sa.Boolean, nullable=False, server_default=sa.false()),
-    _text("image_digest"),
+    text("image_digest"),
     sa.Column("image_verdict", Json, nullable=True),
     sa.Index("ix_lease_due", "due", sqlite_where=LIVE, postgresql_where=LIVE),
     sa.Index("ix_lease_state", "state", "entered_at"),
@@ -189,9 +169,9 @@ span = sa.Table(
     metadata,
     sa.Column("lease_id", sa.String(40), sa.ForeignKey("lease.id"), primary_key=True),
     sa.Column("state", sa.String(20), primary_key=True),
-    _time("entered_at", nullable=False),
-    _time("left_at"),
-    _text("note"),
+    time("entered_at", nullable=False),
+    time("left_at"),
+    text("note"),
 )
 
 node_session = sa.Table(
@@ -199,8 +179,8 @@ node_session = sa.Table(
     metadata,
     sa.Column("hash", sa.String(64), primary_key=True),
     sa.Column("lease_id", sa.String(40), sa.ForeignKey("lease.id"), nullable=False, index=True),
-    _time("created_at", nullable=False),
-    _time("expires_at", nullable=False),
+    time("created_at", nullable=False),
+    time("expires_at", nullable=False),
 )
 
 node_log = sa.Table(
@@ -208,9 +188,9 @@ node_log = sa.Table(
     metadata,
     sa.Column("lease_id", sa.String(40), sa.ForeignKey("lease.id"), primary_key=True),
     sa.Column("seq", sa.Integer, primary_key=True),  # given by the node, so that a repeated upload adds nothing
-    _time("at", nullable=False),
-    _text("source"),  # "agent", "boot", "runner"
-    _text("line"),
+    time("at", nullable=False),
+    text("source"),  # "agent", "boot", "runner"
+    text("line"),
 )
 
 lease_image = sa.Table(  # each image that a lease's job asked to start a container from, and what was found
@@ -218,19 +198,19 @@ lease_image = sa.Table(  # each image that a lease's job asked to start a contai
     metadata,
     sa.Column("lease_id", sa.String(40), sa.ForeignKey("lease.id"), primary_key=True),
     sa.Column("asked", sa.String(600), primary_key=True),  # as the job wrote it
-    _text("digest"),
+    text("digest"),
     sa.Column("allowed", sa.Boolean, nullable=False),
     sa.Column("verdict", Json, nullable=False),
-    _time("at", nullable=False),
+    time("at", nullable=False),
 )
 
 revoked_image = sa.Table(  # digests that may not run any more, whoever signed them
     "revoked_image",
     metadata,
     sa.Column("digest", sa.String(80), primary_key=True),
-    _text("why"),
-    _text("actor"),
-    _time("at", nullable=False),
+    text("why"),
+    text("actor"),
+    time("at", nullable=False),
 )
 
 charge = sa.Table(
@@ -239,23 +219,23 @@ charge = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("lease_id", sa.String(40), sa.ForeignKey("lease.id"), nullable=False, index=True),
     sa.Column("kind", sa.String(20), nullable=False),
-    _time("since", nullable=False),
-    _time("until", nullable=False),
+    time("since", nullable=False),
+    time("until", nullable=False),
     sa.Column("price_per_hour", Money, nullable=False),
     sa.Column("amount", Money, nullable=False),
     sa.Column("currency", sa.String(8), nullable=False),
-    _time("booked_at", nullable=False),
+    time("booked_at", nullable=False),
 )
 
 audit = sa.Table(
     "audit",
     metadata,
     sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
-    _time("at", nullable=False),
-    _text("actor"),
-    _text("action"),
-    _text("object"),  # "lease:ID", "user:NAME", ...
-    _text("text"),
+    time("at", nullable=False),
+    text("actor"),
+    text("action"),
+    text("object"),  # "lease:ID", "user:NAME", ...
+    text("text"),
     sa.Column("detail", Json, nullable=True),
     sa.Index("ix_audit_object", "object"),
 )
@@ -265,8 +245,8 @@ sighting = sa.Table(
     metadata,
     sa.Column("place", sa.String(120), primary_key=True),  # "provider:NAME" or "forge:NAME"
     sa.Column("thing", sa.String(200), primary_key=True),
-    _time("first_seen", nullable=False),
-    _time("last_seen", nullable=False),
+    time("first_seen", nullable=False),
+    time("last_seen", nullable=False),
 )
 
 stray = sa.Table(  # an instance under our owner tag that is no lease's own: destroyed, proven gone and, where it can be, booked
@@ -274,16 +254,16 @@ stray = sa.Table(  # an instance under our owner tag that is no lease's own: des
     metadata,
     sa.Column("provider", sa.String(60), primary_key=True),
     sa.Column("instance_id", sa.String(200), primary_key=True),
-    _text("tag"),
-    _text("lease_id"),  # of the lease that once owned the tag; empty: nobody knows the tag, and nobody the price
-    _time("created_at"),  # as the provider says
-    _time("found_at", nullable=False),
-    _time("asked_at"),  # when its end was first asked for
-    _time("confirmed_at"),  # when a person said that it may go
-    _time("busy_at"),  # when a forge last said that a job runs on it
+    text("tag"),
+    text("lease_id"),  # of the lease that once owned the tag; empty: nobody knows the tag, and nobody the price
+    time("created_at"),  # as the provider says
+    time("found_at", nullable=False),
+    time("asked_at"),  # when its end was first asked for
+    time("confirmed_at"),  # when a person said that it may go
+    time("busy_at"),  # when a forge last said that a job runs on it
     sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
-    _time("gone_at"),
-    _time("booked_at"),
+    time("gone_at"),
+    time("booked_at"),
 )
 
 run = sa.Table(  # one answer of the forge for all jobs of a run
@@ -293,13 +273,13 @@ run = sa.Table(  # one answer of the forge for all jobs of a run
     sa.Column("repository", sa.String(500), primary_key=True),
     sa.Column("id", sa.String(100), primary_key=True),
     sa.Column("attempt", sa.Integer, primary_key=True),
-    _text("event"),
-    _text("head_repository"),
+    text("event"),
+    text("head_repository"),
     sa.Column("fork", sa.Boolean, nullable=True),
-    _text("actor"),
-    _text("refusal"),  # a sentence, where the forge's answer rules the run out whatever the rules say
-    _time("told_at"),  # NULL: nobody has answered yet
-    _time("ask_after"),
+    text("actor"),
+    text("refusal"),  # a sentence, where the forge's answer rules the run out whatever the rules say
+    time("told_at"),  # NULL: nobody has answered yet
+    time("ask_after"),
     sa.Column("asks", sa.Integer, nullable=False, server_default="0"),
     sa.Index("ix_run_told_at", "told_at"),
 )
@@ -308,10 +288,10 @@ duty = sa.Table(  # work that one engine does for all, and when it is due again
     "duty",
     metadata,
     sa.Column("name", sa.String(200), primary_key=True),
-    _time("due", nullable=False),
-    _text("holder"),
-    _time("done_at"),
-    _text("note"),
+    time("due", nullable=False),
+    text("holder"),
+    time("done_at"),
+    text("note"),
 )
 
 polled = sa.Table(  # each repository whose open jobs are listed, and when they were last
@@ -319,9 +299,9 @@ polled = sa.Table(  # each repository whose open jobs are listed, and when they 
     metadata,
     sa.Column("forge", sa.String(60), primary_key=True),
     sa.Column("repository", sa.String(500), primary_key=True),
-    _time("listed_at"),
-    _time("ask_after"),  # the forge refused: not before this
-    _text("note"),
+    time("listed_at"),
+    time("ask_after"),  # the forge refused: not before this
+    text("note"),
 )
 
 missed = sa.Table(  # each delivery that did not arrive and that the forge was asked to send again
@@ -330,7 +310,7 @@ missed = sa.Table(  # each delivery that did not arrive and that the forge was a
     sa.Column("forge", sa.String(60), primary_key=True),
     sa.Column("guid", sa.String(200), primary_key=True),
     sa.Column("asks", sa.Integer, nullable=False, server_default="0"),
-    _time("ask_after", nullable=False),
+    time("ask_after", nullable=False),
 )
 
 replica = sa.Table(  # every process that serves this database, as it last said of itself
@@ -338,11 +318,11 @@ replica = sa.Table(  # every process that serves this database, as it last said 
     metadata,
     sa.Column("name", sa.String(60), primary_key=True),
     sa.Column("role", sa.String(20), nullable=False),
-    _text("version"),
-    _time("started_at", nullable=False),
-    _time("seen_at", nullable=False),
-    _time("beat_at"),  # when its engine finished its last look
-    _text("note"),  # what is wrong with it, in its own words
+    text("version"),
+    time("started_at", nullable=False),
+    time("seen_at", nullable=False),
+    time("beat_at"),  # when its engine finished its last look
+    text("note"),  # what is wrong with it, in its own words
 )
 
 beacon = sa.Table(
@@ -351,9 +331,9 @@ beacon = sa.Table(
     sa.Column("forge", sa.String(60), primary_key=True),
     sa.Column("scope", sa.String(300), primary_key=True),
     sa.Column("labels", sa.String(500), primary_key=True),
-    _text("runner_id"),
+    text("runner_id"),
     sa.Column("credential", sa.LargeBinary, nullable=True),  # sealed
-    _time("lit_at"),
+    time("lit_at"),
 )
 
 person = sa.Table(
@@ -361,7 +341,7 @@ person = sa.Table(
     metadata,
     sa.Column("name", sa.String(120), primary_key=True),
     sa.Column("role", sa.String(20), nullable=False),  # viewer, operator, admin
-    _time("created_at", nullable=False),
+    time("created_at", nullable=False),
 )
 
 web_session = sa.Table(
@@ -370,8 +350,8 @@ web_session = sa.Table(
     sa.Column("hash", sa.String(64), primary_key=True),
     sa.Column("person", sa.String(120), sa.ForeignKey("person.name"), nullable=False),
     sa.Column("csrf", sa.String(64), nullable=False),
-    _time("created_at", nullable=False),
-    _time("expires_at", nullable=False),
+    time("created_at", nullable=False),
+    time("expires_at", nullable=False),
 )
 
 login_link = sa.Table(
@@ -379,8 +359,8 @@ login_link = sa.Table(
     metadata,
     sa.Column("hash", sa.String(64), primary_key=True),
     sa.Column("person", sa.String(120), sa.ForeignKey("person.name"), nullable=False),
-    _time("expires_at", nullable=False),
-    _time("used_at"),
+    time("expires_at", nullable=False),
+    time("used_at"),
 )
 
 api_token = sa.Table(
@@ -388,9 +368,9 @@ api_token = sa.Table(
     metadata,
     sa.Column("hash", sa.String(64), primary_key=True),
     sa.Column("person", sa.String(120), sa.ForeignKey("person.name"), nullable=False),
-    _text("label"),
-    _time("created_at", nullable=False),
-    _time("expires_at"),
-    _time("used_at"),
-    _time("revoked_at"),
+    text("label"),
+    time("created_at", nullable=False),
+    time("expires_at"),
+    time("used_at"),
+    time("revoked_at"),
 )
