@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from app.core.model import Reason
-from app.store import leases
+from app.store import leases, strays, surveys
 from tests.simulation.hub import LABELS, Parcel
 
 if TYPE_CHECKING:
@@ -101,6 +101,15 @@ class Users:
                 world.trace(f"an operator asks for {what} of {lease_id}")
                 leases.ask(world.database, lease_id, what, Reason.OPERATOR, "By hand.", "ann", server.clock.now())
                 server.service.deps.bell.ring()
+
+    def answer(self) -> None:
+        """A person says yes where the sweep has stopped and asks."""
+        world = self.world
+        for name, survey in surveys.listing(world.database).items():
+            if survey.stopped_at is not None:
+                waiting = frozenset(one.instance_id for one in strays.open_ones(world.database, name))
+                strays.confirm(world.database, name, "ann", world.clock.now(), waiting, "They are ours.")
+                world.count("sweep_asked")
 
     # --- the network between forge and service
 

@@ -89,9 +89,7 @@ class World:
         self.clouds = {vendor.name: make_cloud(self, vendor) for vendor in conditions.vendors}
         self.tenants: dict[str, Tenant] = {}
         self.pools = {pool.name: pool for pool in (self._pool(),)}
-        self.repositories = tuple(
-            RepositoryRule(name) for name in REPOSITORIES
-        )  # by name, so that they are listed from the start
+        self.repositories = tuple(map(RepositoryRule, REPOSITORIES))  # by name, so that they are listed from the start
         self.timing = timing_of(conditions)
         self.telemetry = telemetry_of(self.sides, self.clouds, self.pools)
         self.servers: dict[str, Server | None] = {}
@@ -195,8 +193,17 @@ class World:
         elif window.kind == "capacity_gone":
             self.count("no_capacity")
             for cloud in self.clouds.values():
-                before, cloud.capacity = cloud.capacity, 0
-                self.later(window.ends - self.loop.now, setattr, cloud, "capacity", before)
+                cloud.capacity = 0
+            self.later(window.ends - self.loop.now, self._restock)
+
+    def _restock(self) -> None:
+        """The clouds have again what they had, unless another such window is still open. What is quiet has no limit."""
+        ends = [
+            one for one in self.conditions.windows if one.kind == "capacity_gone" and one.begins <= self.loop.now < one.ends
+        ]
+        if self.troubled and not ends:
+            for vendor in self.conditions.vendors:
+                self.clouds[vendor.name].capacity = vendor.capacity or None
 
     def crash(self, server: Server) -> None:
         """kill -9. It comes back soon; sometimes to die again at once."""
@@ -326,6 +333,7 @@ class World:
         limit = self.loop.now + SETTLED_WITHIN
         while not settled and self.loop.now < limit:
             self.loop.run(lambda: False, self.loop.now + 60)
+            self.users.answer()
             settled = verdict.settled(self)
         verdict.judge(self, settled)
 
