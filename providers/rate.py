@@ -16,7 +16,7 @@ class Pace:
 
     def __init__(self, every: timedelta, burst: int = 1, *, clock: Clock = SYSTEM) -> None:
         self._every, self._burst, self._clock = every, burst, clock
-        self._next = datetime.min.replace(tzinfo=clock.now().tzinfo)  # when the bucket would be full again
+        self._next: datetime = clock.now()  # when the bucket is full again
         self._closed_until = self._next
 
     async def turn(self, what: str) -> None:
