@@ -74,6 +74,7 @@ class Reason(StrEnum):
     RUNNER_FAILED = "runner_failed"  # ended without a job
     OPERATOR = "operator"
     SHUTDOWN = "shutdown"  # the demo ended
+    PILOT_DONE = "pilot_done"  # it was rented to be measured, and was, or its two minutes were over
 
 
 LATE_REASON: Mapping[State, Reason] = {
@@ -94,6 +95,7 @@ SERVED: frozenset[Reason] = frozenset(
         Reason.IDLE_TIMEOUT,
         Reason.OPERATOR,
         Reason.SHUTDOWN,
+        Reason.PILOT_DONE,
     }
 )
 """Reasons that are no failure of ours."""

@@ -164,6 +164,7 @@ OUTCOMES = (
     "unused",
     "failed",
     "destroyed_by_user",
+    "pilot",
 )
 SPEND_KINDS = ("before_job", "job", "after_job", "rounding")
 PROVIDER_OPERATIONS = ("offers", "create", "get", "owned", "destroy", "check")

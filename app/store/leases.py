@@ -40,6 +40,7 @@ __all__ = [
     "What",
     "ask",
     "claim",
+    "enter",
     "find",
     "free_claims",
     "get",
@@ -83,16 +84,25 @@ def plan(db: Database, decide: Callable[[Snapshot], Plan], now: datetime) -> Pla
         changed = [{"the_id": job_id, "wait": text} for job_id, text in told.items() if waits.get(job_id) not in (None, text)]
         if changed:  # jobs before leases, as everywhere: so no two services wait for each other in a circle
             conn.execute(sa.update(job).where(job.c.id == sa.bindparam("the_id"), job.c.state == "queued"), changed)
-        new = _named(conn, wanted.new)
-        if new:
-            conn.execute(sa.insert(lease), [lease_values(one) for one in new])
-            conn.execute(
-                sa.insert(span), [{"lease_id": one.id, "state": str(one.state), "entered_at": one.entered_at} for one in new]
-            )
-            audit.write_all(conn, [_planned(one, now) for one in new])
+        new = enter(conn, wanted.new, "policy", now)
         for lease_id, reason, text in sorted(wanted.drain):
             mark_asked(conn, lease_id, "drain", reason, text, "policy", now)
         return replace(wanted, new=new)
+
+
+def enter(conn: sa.Connection, new: Sequence[Lease], actor: str, now: datetime) -> tuple[Lease, ...]:
+    """Write planned leases, each with its span and its audit row, inside the caller's transaction; as they are now named.
+
+    Raises ValueError for one that is not planned: every life begins there."""
+    if any(one.state is not State.PLANNED for one in new):
+        raise ValueError("a lease begins as planned")
+    named = _named(conn, new)
+    if named:
+        conn.execute(sa.insert(lease), [lease_values(one) for one in named])
+        rows = [{"lease_id": one.id, "state": str(one.state), "entered_at": one.entered_at} for one in named]
+        conn.execute(sa.insert(span), rows)
+        audit.write_all(conn, [_planned(one, actor, now) for one in named])
+    return named
 
 
 def _named(conn: sa.Connection, new: Sequence[Lease]) -> tuple[Lease, ...]:
@@ -112,9 +122,9 @@ def _named(conn: sa.Connection, new: Sequence[Lease]) -> tuple[Lease, ...]:
     return tuple(named)
 
 
-def _planned(one: Lease, now: datetime) -> audit.Entry:
+def _planned(one: Lease, actor: str, now: datetime) -> audit.Entry:
     detail = {"pool": one.key.pool, "forge": one.key.forge, "scope": str(one.key.scope), "labels": one.key.labels}
-    return audit.Entry(0, now, "policy", "lease.planned", f"lease:{one.id}", f"{one.name}, try {one.attempt}", detail)
+    return audit.Entry(0, now, actor, "lease.planned", f"lease:{one.id}", f"{one.name}, try {one.attempt}", detail)
 
 
 # --- claim, keep, rest, move

@@ -12,7 +12,7 @@ __all__ = ["metadata", "offer", "offer_price", "pilot", "provider_standing", "se
 LIVE = sa.text("state <> 'released'")
 UNBOOKED = sa.text("state = 'released' AND asked_at IS NOT NULL AND booked_at IS NULL")
 COVERING = sa.text("job_id = '' AND state NOT IN ('draining', 'destroying', 'released')")
-_SERVED = "'job_done', 'job_gone', 'job_refused', 'job_timeout', 'operator', 'shutdown'"
+_SERVED = "'job_done', 'job_gone', 'job_refused', 'job_timeout', 'operator', 'pilot_done', 'shutdown'"
 FAILED = sa.text(f"reason NOT IN ({_SERVED})")  # core.model.FAILED
 SERVED = sa.text(f"reason IN ({_SERVED})")
 UNSETTLED = sa.text("cleared_at IS NULL AND not_ours = '' AND state <> 'completed'")

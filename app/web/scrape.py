@@ -39,6 +39,7 @@ OUTCOMES: Mapping[Reason, str] = {
     Reason.INSTANCE_LOST: "preempted",
     Reason.OPERATOR: "destroyed_by_user",
     Reason.SHUTDOWN: "destroyed_by_user",
+    Reason.PILOT_DONE: "pilot",
 }
 RESULTS: Mapping[str, str] = {
     "success": "success",

@@ -174,6 +174,7 @@ REASONS: Mapping[Reason, str] = {
     Reason.RUNNER_FAILED: "the runner ended without a job",
     Reason.OPERATOR: "a person ended it",
     Reason.SHUTDOWN: "the demo ended",
+    Reason.PILOT_DONE: "the pilot has measured it",
 }
 
 

@@ -11,6 +11,8 @@ branch_labels = None
 depends_on = None
 
 TIME = sa.DateTime(timezone=True)
+SERVED = "('job_done', 'job_gone', 'job_refused', 'job_timeout', 'operator', 'shutdown')"
+SERVED_NOW = "('job_done', 'job_gone', 'job_refused', 'job_timeout', 'operator', 'pilot_done', 'shutdown')"
 NAME = sa.String(length=60)
 
 
@@ -18,7 +20,17 @@ def text(name: str) -> sa.Column[str]:
     return sa.Column(name, sa.Text(), nullable=False, server_default="")
 
 
+def index_by_reason(reasons: str) -> None:
+    """The two partial indexes that name the reasons which are no failure."""
+    failed, served = sa.text(f"reason NOT IN {reasons}"), sa.text(f"reason IN {reasons}")
+    op.drop_index("ix_lease_failed", table_name="lease")
+    op.drop_index("ix_lease_served", table_name="lease")
+    op.create_index("ix_lease_failed", "lease", ["entered_at"], sqlite_where=failed, postgresql_where=failed)
+    op.create_index("ix_lease_served", "lease", ["pool", "entered_at"], sqlite_where=served, postgresql_where=served)
+
+
 def upgrade() -> None:
+    index_by_reason(SERVED_NOW)
     op.create_table(
         "provider_standing",
         sa.Column("provider", NAME, nullable=False),
@@ -93,5 +105,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    index_by_reason(SERVED)
     for table in ("pilot", "offer_price", "offer", "setback", "provider_standing"):
         op.drop_table(table)
