@@ -25,7 +25,7 @@ class Pace:
         free = max(self._next - self._every * (self._burst - 1), self._closed_until, now)
         if free - now > PATIENCE:
             raise Throttled(f"{what}: this account is to wait", wait=free - now)
-        self._next = max(self._next, now) + self._every
+        self._next = max(self._next, free) + self._every
         if free > now:
             await self._clock.sleep((free - now).total_seconds())
 
