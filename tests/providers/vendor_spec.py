@@ -6,14 +6,16 @@ name is a mistake, in a request and in an answer, wherever the file does not say
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 import jsonschema
@@ -32,6 +34,20 @@ NO_BODY = (None, "", b"")
 WORDS: Mapping[str, Callable[[str], Any]] = {"integer": int, "number": float, "boolean": {"true": True, "false": False}.get}
 
 Json = dict[str, Any]
+T = TypeVar("T")
+
+
+@contextlib.asynccontextmanager
+async def standing(factory: Callable[[], AbstractAsyncContextManager[T]]) -> AsyncGenerator[T, None]:
+    """A bench for a test, which is skipped, or fails under REQUIRE, where a description is missing."""
+    try:
+        stand = factory()
+        bench = await stand.__aenter__()
+    except Missing:
+        lacks(PART, REMEDY)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_exit(stand)
+        yield bench
 
 
 class Spec:
@@ -82,6 +98,11 @@ class Spec:
         """Every (method, path template)."""
         verbs = ("get", "put", "post", "delete", "patch")
         return [(verb.upper(), path) for path, item in self._root["paths"].items() for verb in verbs if verb in item]
+
+    @property
+    def schemas(self) -> Sequence[str]:
+        """The names of all schemas."""
+        return list(self._root["components"]["schemas"])
 
     def schema(self, name: str) -> Json:
         """A named schema as the file has it, for tests that count its values."""
