@@ -84,12 +84,12 @@ BANNED, BAN = "banned you temporarily", timedelta(minutes=5)  # a doorkeeper bef
 INSTANCE_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{7,63}")
 IMAGE_ID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 PROFILE = Profile(
-    footprint="USA, and as its catalogue names them Germany, India, Israel and Japan",
-    audit_logs="audit events of the account, by API",
-    pricing="by the minute from the first passed health check on; the catalogue's price per hour and type",
-    preemption="there is a status for it, and no word on when or with what notice",
-    proven_against="the vendor's description and our fake of it",
-    source="Lambda Cloud API 1.10.0 and docs.lambda.ai/public-cloud/billing, of November 2026",
+    footprint="USA, and by the lists of others regions in Europe, India, Japan and Israel; its catalogue says which have machines",
+    audit_logs="yes: audit events of the account, by API",
+    pricing="per minute, from the first passed health check on; the catalogue's price of a type",
+    preemption="a status `preempted` exists; when it comes, and with what notice, is not documented",
+    proven_against="vendor spec: each request, and each answer of our own stand-in, judged by Lambda's OpenAPI 1.10.0",
+    source="Lambda Cloud API 1.10.0 (2026-08), docs.lambda.ai/public-cloud/billing",
 )
 _locks: "weakref.WeakValueDictionary[str, asyncio.Lock]" = weakref.WeakValueDictionary()
 
@@ -135,7 +135,7 @@ class LambdaProvider:
             creates_per_minute=4,
             offers_every=timedelta(seconds=30),
             profile=PROFILE,
-            notes={"dead-man switch": "none: the machine's own script and the sweep end it"},
+            notes={"dead-man switch": "none, and nothing says that a machine which powers itself off is no longer billed"},
         )
         self._clock = clock
         account = f"lambda|{ADDRESS}|{settings.api_key.reveal()}"
