@@ -84,7 +84,7 @@ BANNED, BAN = "banned you temporarily", timedelta(minutes=5)  # a doorkeeper bef
 INSTANCE_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{7,63}")
 IMAGE_ID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 PROFILE = Profile(
-    footprint="USA, and by the lists of others regions in Europe, India, Japan and Israel; its catalogue says which have machines",
+    footprint="USA, and as others list them regions in Europe, India, Japan and Israel; the catalogue says which have machines",
     audit_logs="yes: audit events of the account, by API",
     pricing="per minute, from the first passed health check on; the catalogue's price of a type",
     preemption="a status `preempted` exists; when it comes, and with what notice, is not documented",
