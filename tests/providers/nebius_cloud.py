@@ -1,6 +1,7 @@
 """A small Nebius on loopback: a gRPC server on the SDK's own messages, with state, pages, operations and faults."""
 
 import itertools
+import os
 import re
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import jwt
 from providers.conformance import Fault
 from providers.sdk import sdk
 
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core would tell of every goodbye of this server
 grpc: Any = sdk("grpc", "nebius")
 compute: Any = sdk("nebius.api.nebius.compute.v1", "nebius")
 common: Any = sdk("nebius.api.nebius.common.v1", "nebius")
