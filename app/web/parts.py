@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from app.core.gpus import GpuNames
 from app.core.images import ImageVerdict, TrustRule
 from app.core.model import Pool, RepositoryRule
 from app.forges.contract import Forge
@@ -18,7 +19,7 @@ from app.kit.threads import Lane
 from app.store.db import Database
 from app.store.vault import Vault
 from app.trust.judge import PullAccess
-from providers.contract import Health
+from providers.contract import Health, Traits
 
 HealthCheck = Callable[[], Awaitable[Health]]
 """A look at one provider or one forge that costs nothing."""
@@ -46,6 +47,7 @@ class WebSettings:
     heartbeat_seconds: float = 5.0  # how often a node reports
     silent_seconds: float = 120.0  # after which a node powers itself off, and a lease counts as silent
     beat_seconds: float = 30.0  # the engine's longest pause between two looks
+    forge_hosts: tuple[str, ...] = ()  # "github.com:443": what a pilot's node measures its way to
     metrics_open: bool = True  # False: /metrics asks for an API token
     secure_hooks: Mapping[str, bool] | None = None  # per forge: is a webhook secret set? None: settings without are refused
 
@@ -76,4 +78,6 @@ class WebParts:
     engine_beat: Callable[[], datetime | None] | None = None  # when the engine last looked; None: no engine in this process
     trust: Judge | None = None  # None: no pool has an image
     registry_checks: Mapping[str, HealthCheck] = field(default_factory=dict[str, HealthCheck])  # by host
+    traits: Mapping[str, Traits] = field(default_factory=dict[str, Traits])  # of each provider, by name
+    gpu_names: GpuNames = field(default_factory=GpuNames)
     replica: str = ""  # this process's name among all that serve the database
