@@ -8,7 +8,7 @@ SDK's own list of throttling codes (botocore/retries/standard.py). A code is loo
 import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 from providers.contract import NoCapacity, ProviderError, Reach, Refused, Throttled, Unclear, Why
 from providers.sdk import sdk
@@ -72,10 +72,8 @@ def clean(text: str, hidden: Iterable[str]) -> str:
 
 def sort_answer(what: str, answer: Mapping[str, Any], *, creates: bool, hidden: Iterable[str]) -> ProviderError:
     """What an error answer of AWS, as the SDK gives it, means."""
-    error: Any = answer.get("Error")
-    told: Mapping[str, Any] = error if isinstance(error, dict) else {}
-    metadata: Any = answer.get("ResponseMetadata")
-    status = metadata.get("HTTPStatusCode", 0) if isinstance(metadata, dict) else 0
+    told = _part(answer, "Error")
+    status = _part(answer, "ResponseMetadata").get("HTTPStatusCode", 0)
     code = str(told.get("Code", ""))
     text = clean(f"{what}: {code}: {told.get('Message', '')}", hidden)
     if code in CREDENTIALS:
@@ -96,6 +94,11 @@ def sort_answer(what: str, answer: Mapping[str, Any], *, creates: bool, hidden: 
     if known and isinstance(status, int) and 400 <= status < 500:
         return Refused(text, why=Why.REQUEST)  # a client error in AWS's own form: nothing was done
     return Unclear(text, maybe_created=creates)
+
+
+def _part(answer: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found: object = answer.get(name)
+    return cast("Mapping[str, Any]", found) if isinstance(found, dict) else {}
 
 
 def sort_failure(what: str, error: Exception, *, creates: bool) -> ProviderError:

@@ -120,7 +120,7 @@ class Catalogue:
         if settings.on_demand:
             sold = [kind.name for kind in kinds if kind.on_demand]
             listed = dict(zip(sold, await asyncio.gather(*(self._price(region, name) for name in sold)), strict=True))
-        spot = await self._spot_prices(region, [kind for kind in kinds if kind.spot]) if settings.spot else {}
+        spot = await self._spot_prices(region, [kind for kind in kinds if kind.spot and settings.spot])
         self.unpriced[region] = frozenset(name for name, price in listed.items() if price is None)
         offers = [self._offer(region, kind, price, seen) for kind in kinds if (price := listed.get(kind.name)) is not None]
         for kind in kinds:

@@ -15,6 +15,7 @@ from tests.providers.benches import ManualClock, Orders
 B300 = "p6-b300.48xlarge"  # in three zones of Jakarta, as moto's copy of AWS's offerings has it
 H200 = "p5en.48xlarge"  # in two of Jakarta and two of the UAE
 HOME = REGIONS[0]
+SECRETS = (f"secret-{secrets.token_hex(12)}", f"session-{secrets.token_hex(12)}")
 REFUSALS: Mapping[Fault, tuple[int, str]] = {
     Fault.QUOTA: (400, "VcpuLimitExceeded"),
     Fault.CREDENTIALS: (401, "AuthFailure"),
@@ -39,7 +40,7 @@ class AwsBench:
     def __init__(self, cloud: Cloud, **settings: Any) -> None:
         self.cloud = cloud
         self.clock = ManualClock()
-        self.secrets: Sequence[str] = (f"secret-{secrets.token_hex(12)}", f"session-{secrets.token_hex(12)}")
+        self.secrets: Sequence[str] = SECRETS
         given: dict[str, Any] = {
             "subnets": cloud.subnets,
             "access_key_id": "AKIAIOSFODNN7EXAMPLE",
