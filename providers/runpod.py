@@ -63,13 +63,13 @@ ENTRY = 's=$SUBLET_START; unset SUBLET_START RUNPOD_API_KEY; eval "$(printf %s "
 """The script comes by environment and encoded, since RunPod itself reads `{{ }}` in values. The key that RunPod puts into
 every pod can stop and change that pod: the job does not inherit it."""
 PROFILE = Profile(
-    hardware="NVIDIA and AMD types of a live catalogue; B300 in the vendor's description of 2026-08",
+    hardware="whatever the live catalogue names; B200 is the freshest in the vendor's description of API v1",
     footprint="data centres in North America, Europe, Asia and Oceania; the catalogue tells which have stock",
     residency="a data centre is preferred, not promised: a pod that is placed elsewhere is deleted again",
     pricing="by the second; list price of the catalogue, with the container disk's",
     preemption="none for on-demand pods; all are stopped when the balance is nearly used up",
     proven_against="the vendor's API description and a fake of ours; never live",
-    source="runpod/docs: api-reference-v2/openapi.json, pods/pricing.mdx, of 2026-08",
+    source="runpod/docs: api-reference/openapi.json, api-reference-v2/openapi.json, pods/pricing.mdx, of 2026-08",
 )
 _tags: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 """One create of one tag at a time in this process, whichever provider object makes it."""
