@@ -270,11 +270,7 @@ class LambdaProvider:
 
     async def _launched(self, order: Order, body: Mapping[str, object]) -> Instance:
         asked = self._clock.now()
-        try:
-            answer = await self._api.write("POST", LAUNCH, content=body, accept=JUDGED, creates=True, timeout=60)
-        except Throttled as error:
-            self._launches.hold(error.wait)
-            raise
+        answer = await self._api.write("POST", LAUNCH, content=body, accept=JUDGED, creates=True, timeout=60)
         ids = cast("list[object]", table(self._data(answer))["instance_ids"])
         if not isinstance(ids, list) or len(ids) != 1 or not INSTANCE_ID.fullmatch(str(ids[0])):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise Unclear(f"lambda {self.name}: the launch was taken, and its answer names no instance")

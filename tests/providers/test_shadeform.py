@@ -17,7 +17,7 @@ from providers.conformance import CHECKS, Check
 from providers.contract import Need, NoCapacity, Phase, ProviderError, Refused, Throttled, Unclear, Why
 from providers.shadeform import PHASES
 from tests.providers.shadeform_bench import CREATE, SETTINGS, ShadeformBench, bench
-from tests.providers.shadeform_server import DESCRIPTION, OTHER_DESCRIPTION, SOLD_OUT, SSH_KEY
+from tests.providers.shadeform_server import DESCRIPTION, OTHER_DESCRIPTION, SOLD_OUT, SSH_KEY, ZERO_TIME
 from tests.providers.vendor_spec import Spec, standing
 
 
@@ -307,6 +307,10 @@ async def test_a_record_of_what_has_ended_is_dated(stand: ShadeformBench) -> Non
     shown = await provider.get(made.id)
     assert shown is not None
     assert (shown.phase, shown.ended_at) == (Phase.ENDED, stand.clock.now())
+    stand.cloud.instances[made.id]["deleted_at"] = ZERO_TIME
+    shown = await provider.get(made.id)
+    assert shown is not None
+    assert (shown.phase, shown.ended_at) == (Phase.ENDED, None)
 
 
 async def test_what_could_not_be_had_says_why(stand: ShadeformBench) -> None:
