@@ -135,8 +135,8 @@ def create(order: dict[str, Any], root: str, slots: int, first_uid: int, groups:
             raise No("unclear", f"an instance {tag} of another attempt is there")
         if not (there.folder / "process.json").exists():
             extra = {
-                "CUDA_VISIBLE_DEVICES": _visible(cards, order, there.slot, "-1"),
-                "NVIDIA_VISIBLE_DEVICES": _visible(cards, order, there.slot, "void"),
+                "CUDA_VISIBLE_DEVICES": visible(cards, order, there.slot, "-1"),
+                "NVIDIA_VISIBLE_DEVICES": visible(cards, order, there.slot, "void"),
             }
             clean = keeping.environment(there.folder, sys.executable, extra)
             came_up = keeping.start(there.folder, user_of(there, first_uid), groups, until, clean)
@@ -230,11 +230,11 @@ def facts(root: str, smi: str) -> dict[str, Any]:
     yard = Path(root)
     try:
         with locked(yard, 0):
-            writable = ""
+            trouble = ""
     except No:
-        writable = ""
+        trouble = ""
     except OSError as error:
-        writable = f"{root} cannot be written: {error.strerror}"
+        trouble = f"{root} cannot be written: {error.strerror}"
     space = next(folder for folder in (yard, *yard.parents) if folder.exists())
     cards, disk = _cards(smi), os.statvfs(space)
     return {
@@ -243,9 +243,9 @@ def facts(root: str, smi: str) -> dict[str, Any]:
         "kernel": os.uname().release,
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "disk_bytes": disk.f_bavail * disk.f_frsize,
-        "taken": sorted({there.slot for there in instances(yard)}),
+        "taken": [] if trouble else sorted({there.slot for there in instances(yard)}),
         "root": os.geteuid() == 0,
-        "trouble": writable,
+        "trouble": trouble,
         "cards": cards,
     }
 
@@ -338,7 +338,7 @@ def _share(cards: dict[str, Any], each: int, slot: int) -> list[dict[str, Any]]:
     return list(cards.get("cards", ()))[(slot - 1) * each : slot * each]
 
 
-def _visible(cards: dict[str, Any], order: dict[str, Any], slot: int, none: str) -> str:
+def visible(cards: dict[str, Any], order: dict[str, Any], slot: int, none: str) -> str:
     """The GPUs of one slot for the libraries: by uuid, by number where nvidia-smi does not tell any, `none` without any."""
     each = order["gpus"]
     numbers = [str(number) for number in range((slot - 1) * each, slot * each)]

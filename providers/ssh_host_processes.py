@@ -31,7 +31,27 @@ class Seen(NamedTuple):
     parent: int
     session: int
     start: int
-    uids: frozenset[int]
+
+    @property
+    def uids(self) -> frozenset[int]:
+        """Real, effective and saved. The owner of /proc/PID tells nothing: it is root for a process that hides."""
+        try:
+            line = next(line for line in read(f"/proc/{self.pid}/status").splitlines() if line.startswith(b"Uid:"))
+        except (OSError, StopIteration):
+            return frozenset()
+        return frozenset(int(uid) for uid in line.split()[1:])
+
+
+def read(path: str) -> bytes:
+    """A whole file of /proc. Plain calls: there are three for each process of the host."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        whole = b""
+        while piece := os.read(descriptor, 65536):
+            whole += piece
+        return whole
+    finally:
+        os.close(descriptor)
 
 
 def boot() -> str:
@@ -42,13 +62,11 @@ def boot() -> str:
 def see(pid: int) -> Seen | None:
     """One living process; None if it has ended or is a zombie."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        fields = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
         if fields[0] in (b"Z", b"X") and int(fields[17]) < 2:
             return None  # with more threads only its first one has ended, and the others work on
-        status = Path(f"/proc/{pid}/status").read_bytes()  # /proc/PID itself is root's for a process that hides
-        uids = next(line for line in status.splitlines() if line.startswith(b"Uid:")).split()[1:]
-        return Seen(pid, int(fields[1]), int(fields[3]), int(fields[19]), frozenset(int(uid) for uid in uids))
-    except (OSError, IndexError, ValueError, StopIteration):
+        return Seen(pid, int(fields[1]), int(fields[3]), int(fields[19]))
+    except (OSError, IndexError, ValueError):
         return None
 
 
@@ -65,7 +83,7 @@ class Census:
 
     def __init__(self) -> None:
         pids = (int(name) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208
-        looked = (see(pid) for pid in pids if pid != os.getpid())
+        looked = (see(pid) for pid in pids)
         self.all: dict[int, Seen] = {seen.pid: seen for seen in looked if seen is not None}
         self._marks: dict[int, str] = {}
 
@@ -98,9 +116,10 @@ class Census:
         if pid not in self._marks:
             self._marks[pid] = ""
             try:
-                for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                    if entry.startswith(MARK.encode() + b"="):
-                        self._marks[pid] = entry.partition(b"=")[2].decode(errors="replace")
+                held = read(f"/proc/{pid}/environ")
+                if MARK.encode() in held:
+                    found = [entry for entry in held.split(b"\0") if entry.startswith(MARK.encode() + b"=")]
+                    self._marks[pid] = found[-1].partition(b"=")[2].decode(errors="replace") if found else ""
             except OSError:
                 pass
         return self._marks[pid]

@@ -62,7 +62,9 @@ class Access:
         try:
             self.key = self.ssh.import_private_key(settings.key.reveal(), password)
         except (self.ssh.KeyImportError, self.ssh.KeyEncryptionError):
-            raise ValueError("key is not a private key that asyncssh can read, or key_password does not open it") from None
+            raise ValueError(
+                "key is no private key that can be read, or key_password does not open it; an encrypted one is in PKCS#8 form"
+            ) from None
         self._known: Any = None
         if settings.known_hosts is not None:
             try:
@@ -90,7 +92,8 @@ class Line:
 
     async def hello(self, text: bytes) -> str:
         """Send the host's side, and wait until it speaks. Else what was said instead."""
-        self._process.stdin.write(b"%d\n" % len(text) + text)
+        with contextlib.suppress(BrokenPipeError):  # it may have ended already: what it said is read below
+            self._process.stdin.write(b"%d\n" % len(text) + text)
         said = b""
         while len(said) < NOISE:
             line = await self._line(NOISE)
@@ -236,7 +239,8 @@ class Wire:
             return Refused(f"{name} shows another host key than the pinned one", why=Why.CREDENTIALS)
         if isinstance(error, ssh.KeyExchangeFailed):
             return Refused(f"{name} and this service have no algorithm in common")
-        if isinstance(error, ssh.ConnectionLost | ssh.ChannelOpenError):  # MaxStartups, PerSourcePenalties, MaxSessions
+        # MaxStartups, PerSourcePenalties and MaxSessions all show as an end without a word.
+        if isinstance(error, ssh.ConnectionLost | ssh.ChannelOpenError | ConnectionResetError | BrokenPipeError):
             return Throttled(f"{name} closed the connection at once: it has too many, or goes down", wait=CALM)
         if isinstance(error, TimeoutError):
             return Away(f"{name} does not answer")

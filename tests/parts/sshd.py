@@ -19,7 +19,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
-import asyncssh
+from providers.sdk import sdk
 
 PART = "sshd"
 REMEDY = "install openssh-server (Debian: apt-get install openssh-server)"
@@ -68,6 +68,12 @@ class Sshd:
         return (self.folder / "log").read_text("utf-8", errors="replace")
 
 
+def new_key() -> tuple[str, str]:
+    """A private key as OpenSSH writes it, and its public key in one line."""
+    key = sdk("asyncssh", "ssh").generate_private_key("ssh-ed25519")
+    return key.export_private_key().decode(), key.export_public_key().decode().strip()
+
+
 def _free_ports() -> tuple[int, int]:
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
         return one.getsockname()[1], other.getsockname()[1]
@@ -90,10 +96,10 @@ def sshd() -> Generator[Sshd]:
     if os.geteuid() == 0:
         SEPARATION.mkdir(mode=0o755, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="sublet-sshd-"))
-    host, user = asyncssh.generate_private_key("ssh-ed25519"), asyncssh.generate_private_key("ssh-ed25519")
-    host.write_private_key(str(folder / "host_key"))
-    (folder / "host_key").chmod(0o600)
-    user.write_public_key(str(folder / "authorized_keys"))
+    (host, host_public), (user, user_public) = new_key(), new_key()
+    (folder / "host_key").touch(mode=0o600)
+    (folder / "host_key").write_text(host)
+    (folder / "authorized_keys").write_text(f"{user_public}\n")
     try:
         process, port, closed = _started(program, folder)
         try:
@@ -101,8 +107,8 @@ def sshd() -> Generator[Sshd]:
                 port=port,
                 closed=closed,
                 user=pwd.getpwuid(os.geteuid()).pw_name,
-                private_key=user.export_private_key().decode(),
-                host_key=host.export_public_key().decode().strip(),
+                private_key=user,
+                host_key=host_public,
                 folder=folder,
             )
         finally:

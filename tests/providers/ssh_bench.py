@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from providers import ssh_host, ssh_host_processes, ssh_wire
 from providers.clock import SYSTEM
@@ -29,6 +30,7 @@ SLOTS = 3
 STUMBLE = """
 import os
 host, keeping = sys.modules["providers.ssh_host"], sys.modules["providers.ssh_host_keeper"]
+host.GRACE = 0.3
 def told(verb):
     try:
         with open(FAULTS + "/" + verb) as file: word = file.read()
@@ -43,6 +45,13 @@ def stumbling(verb, call):
         if word == "busy": raise host.No("busy", "another create or destroy is at work on this host")
         if word == "full disk": raise OSError(28, "No space left on device")
         if word == "error": raise RuntimeError
+        if word == "stuck": return 2
+        if word == "unwiped":
+            real = keeping.wipe
+            def busy(folder, uid):
+                keeping.wipe = real
+                raise OSError(16, "Device or resource busy")
+            keeping.wipe = busy
         answer = call(**request)
         if word == "lost": os._exit(0)
         if word == "garbage": os.write(1, b"}{\\n"); os._exit(0)
@@ -118,9 +127,18 @@ class SshBench:
         return replace(order, offer=replace(order.offer, id=next(self._slots)))
 
     async def provider(self) -> SshProvider:
-        provider = SshProvider(self.name, self.settings, host_program=stumbling_program(self.stumbles))
+        return self.ssh()
+
+    def ssh(self, every: Mapping[str, str | int | float | bool] | None = None, **changes: Any) -> SshProvider:
+        """With other settings: `every` for each host, `changes` for the provider."""
+        tables = {name: {**table, **(every or {})} for name, table in self.settings.hosts.items()}
+        settings = replace(self.settings, **{"hosts": tables, **changes})
+        provider = SshProvider(self.name, settings, host_program=stumbling_program(self.stumbles))
         self._providers.append(provider)
         return provider
+
+    def there(self, tag: str) -> ssh_host.There:
+        return next(there for root in self.roots.values() for there in ssh_host.instances(root) if there.tag == tag)
 
     async def cause(self, fault: Fault) -> None:
         words = {
@@ -192,8 +210,10 @@ class SshBench:
         for provider in self._providers:
             await provider.aclose()
         await self.proxy.aclose()
-        for folder in self.instances():
-            self.kill(folder)
+        for root in self.roots.values():
+            with ssh_host.locked(root):  # a create that was given up on is over then
+                for there in ssh_host.instances(root):
+                    self.kill(there.folder)
         assert not self.living()
 
 

@@ -47,6 +47,7 @@ class Proxy:
         self.connections += 1
         if self.hang_up > 0:
             self.hang_up -= 1
+            writer.write(b"Exceeded MaxStartups\r\n")  # as sshd does
             writer.close()
             return
         port, self.closed_next = (self._sshd.closed if self.closed_next else self._sshd.port), False
