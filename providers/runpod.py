@@ -297,6 +297,7 @@ class RunPodProvider:
         }
         if place.data_center != ANYWHERE:
             body["dataCenterIds"] = [place.data_center]
+            body["env"]["SUBLET_PLACE"] = place.data_center
         if registry:
             body["registry"] = registry
         return body
@@ -310,14 +311,17 @@ def _mark(pod: Mapping[str, Any], name: str) -> str:
 
 
 def _instance(pod: Mapping[str, Any]) -> Instance:
-    status = str(pod["status"])
+    """A pod whose place RunPod tells only later, and which is not the one that was asked for, is of no use: FAILED."""
+    status, place, wanted = str(pod["status"])[:40], str(pod.get("dataCenterId") or "")[:40], _mark(pod, "PLACE")
+    phase = PHASES.get(status, Phase.UNKNOWN)
+    elsewhere = bool(place and wanted and place != wanted) and phase is not Phase.ENDED
     return Instance(
         id=str(pod["id"]),
         tag=_mark(pod, "TAG") or str(pod["name"]),
-        phase=PHASES.get(status, Phase.UNKNOWN),
+        phase=Phase.FAILED if elsewhere else phase,
         created_at=_moment(pod.get("createdAt")),
-        region=str(pod.get("dataCenterId") or ""),
-        detail=status[:40],
+        region=place,
+        detail=f"{status}, in {place} and not in {wanted[:40]}" if elsewhere else status,
         key=_mark(pod, "KEY"),
     )
 

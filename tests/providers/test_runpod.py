@@ -15,6 +15,7 @@ from providers.contract import (
     Health,
     Need,
     NoCapacity,
+    Phase,
     ProviderError,
     Refused,
     Secret,
@@ -25,7 +26,7 @@ from providers.contract import (
 from providers.runpod import ENTRY, RunPodSettings, Start
 from providers.runpod_catalogue import Place
 from tests.providers import runpod_bench
-from tests.providers.runpod_bench import PASSWORD, RunPodBench, with_login
+from tests.providers.runpod_bench import PASSWORD, RunPodBench
 from tests.providers.runpod_cloud import DESCRIPTION, KEY, NONE_LEFT, SPEC_400, problem
 from tests.providers.vendor_spec import Spec
 
@@ -56,7 +57,7 @@ async def refusal(bench: RunPodBench, offer_id: str = H100) -> ProviderError:
 
 
 async def test_what_a_create_sends(bench: RunPodBench) -> None:
-    order = bench.order()
+    order = bench.orders()
     await bench.runpod().create(order)
     (sent,) = bench.cloud.sent
     start = sent["env"].pop("SUBLET_START")
@@ -75,6 +76,7 @@ async def test_what_a_create_sends(bench: RunPodBench) -> None:
             "SUBLET_OWNER": order.owner,
             "SUBLET_KEY": order.key,
             "SUBLET_ENDS_AT": "2027-03-01T13:00:00+00:00",
+            "SUBLET_PLACE": "AP-JP-1",
         },
     }
 
@@ -206,7 +208,7 @@ async def test_a_definite_no_to_us(bench: RunPodBench, status: int, kind: type[R
 
 
 async def test_422_names_each_violation_and_never_what_was_sent(bench: RunPodBench) -> None:
-    order = with_login(bench.order())
+    order = bench.order()
     start = base64.b64encode(order.user_data.encode()).decode()
     said = problem(422, "Request validation failed.", "$.disk: too small", f"$.env: {start * 3}", f"{PASSWORD} is no name", KEY)
     bench.cloud.trouble("POST", "/v2/pods", 422, said)
@@ -266,6 +268,21 @@ async def test_a_pod_that_is_placed_elsewhere_is_deleted_again(bench: RunPodBenc
     assert isinstance(error, NoCapacity)
     assert "US-KS-2" in str(error)
     assert not bench.cloud.pods
+
+
+async def test_a_pod_that_turns_out_to_be_elsewhere_is_of_no_use(bench: RunPodBench) -> None:
+    """RunPod may name the place only once its scheduler has chosen."""
+    provider = bench.runpod()
+    instance = await provider.create(bench.order())
+    bench.cloud.pods[instance.id]["dataCenterId"] = None
+    found = await provider.get(instance.id)
+    assert found is not None
+    assert (found.phase, found.region) == (Phase.STARTING, "")
+    bench.cloud.pods[instance.id]["dataCenterId"] = "US-KS-2"
+    found = await provider.get(instance.id)
+    assert found is not None
+    assert (found.phase, found.region) == (Phase.FAILED, "US-KS-2")
+    assert "not in AP-JP-1" in found.detail
 
 
 async def test_a_pod_elsewhere_that_cannot_be_deleted_stays_listed(bench: RunPodBench) -> None:

@@ -20,7 +20,7 @@ async def bench() -> AsyncGenerator[RunPodBench, None]:
 
 
 async def test_a_login_is_stored_for_the_pod_and_deleted_with_it(bench: RunPodBench) -> None:
-    provider, order = bench.runpod(), with_login(bench.order())
+    provider, order = bench.runpod(), bench.order()
     instance = await provider.create(order)
     ((key, stored),) = bench.cloud.logins.items()
     assert stored["username"] == "puller"
@@ -35,12 +35,12 @@ async def test_a_login_is_stored_for_the_pod_and_deleted_with_it(bench: RunPodBe
 async def test_a_definite_no_takes_the_login_with_it(bench: RunPodBench) -> None:
     bench.cloud.trouble("POST", "/v2/pods", 402, "insufficient balance")
     with pytest.raises(Refused):
-        await bench.runpod().create(with_login(bench.order()))
+        await bench.runpod().create(bench.order())
     assert not bench.cloud.logins
 
 
 async def test_a_login_whose_create_was_lost_is_replaced_by_the_next_try_and_else_swept(bench: RunPodBench) -> None:
-    order = with_login(bench.order())
+    order = bench.order()
     bench.cloud.trouble("POST", "/v2/pods", None)  # lost on its way there
     with pytest.raises(Unclear):
         await bench.runpod().create(order)
@@ -64,7 +64,7 @@ async def test_a_login_whose_create_was_lost_is_replaced_by_the_next_try_and_els
 
 
 async def test_a_login_in_use_is_left_by_the_sweep(bench: RunPodBench) -> None:
-    provider, order = bench.runpod(), with_login(bench.order())
+    provider, order = bench.runpod(), bench.order()
     await provider.create(order)
     for _ in range(2):
         await provider.owned(order.owner)
@@ -82,13 +82,13 @@ async def test_a_sweep_that_fails_does_not_break_the_listing(bench: RunPodBench)
 
 async def test_a_token_without_a_user_name_is_refused_and_nothing_is_rented(bench: RunPodBench) -> None:
     with pytest.raises(Refused, match="user name"):
-        await bench.runpod().create(with_login(bench.order(), ""))
+        await bench.runpod().create(with_login(bench.orders(), ""))
     assert ("POST", "/v2/pods") not in bench.cloud.seen
 
 
 async def test_a_refused_login_shows_no_password(bench: RunPodBench) -> None:
     bench.cloud.trouble("POST", "/v2/registries", 422, f"password {PASSWORD} of puller is too short")
     with pytest.raises(Refused) as caught:
-        await bench.runpod().create(with_login(bench.order()))
+        await bench.runpod().create(bench.order())
     assert PASSWORD not in str(caught.value)
     assert ("POST", "/v2/pods") not in bench.cloud.seen

@@ -130,6 +130,15 @@ async def test_a_country_can_be_set_where_the_name_misleads(bench: RunPodBench) 
     assert found["secure/US-KS-2/1/NVIDIA H100 80GB HBM3"].country == "CA"
 
 
+async def test_the_bench_complains_of_what_the_description_does_not_have() -> None:
+    Spec.needed(DESCRIPTION)
+    with pytest.raises(AssertionError, match="cloud"):
+        async with runpod_bench.bench() as bench:
+            catalogue = bench.runpod()._account  # pyright: ignore[reportPrivateUsage]
+            with pytest.raises(AssertionError):
+                await catalogue.gpus({"include": "AVAILABILITY", "product": "POD", "cloud": "secure"})
+
+
 async def test_min_cuda_narrows_the_catalogue(bench: RunPodBench) -> None:
     await offers(bench, min_cuda="12.8")
     assert bench.cloud.asked[0]["minCudaVersion"] == "12.8"
