@@ -43,6 +43,8 @@ class Script:
     image: dict[str, Any] | None = None  # of the pool, as the join answer holds it
     images: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])  # and of others, by name
     want: dict[str, Any] = field(default_factory=dict[str, Any])
+    measure: dict[str, Any] | None = None  # of a pilot, as the join answer holds it
+    sample: bytes = b""
     refuse: dict[str, Reply] = field(default_factory=dict[str, Reply])
     allow: bool = True
     began: float = field(default_factory=time.monotonic)
@@ -58,7 +60,7 @@ class Script:
         if path == "/node/join":
             seconds = {"heartbeat_seconds": self.heartbeat_seconds, "silent_seconds": self.silent_seconds}
             told = {} if self.image is None else {"image": self.image, "want": self.want}
-            return 200, {"lease": "calm-fox-01", "pool_note": "", **told, **seconds, **times}
+            return 200, {"lease": "calm-fox-01", "pool_note": "", "measure": self.measure, **told, **seconds, **times}
         if path == "/node/image":
             return 200, self.images.get(body["reference"], {"allowed": False, "why": "nobody has signed it."})
         if path == "/node/heartbeat":
@@ -96,7 +98,8 @@ class Service:
                     return
                 status, reply = service.script.reply(self.path, body)
                 service.note(Seen(self.path, body, session), status)
-                self._send(status, json.dumps(reply).encode())
+                given = self.path == "/node/sample" and status == 200
+                self._send(status, service.script.sample if given else json.dumps(reply).encode())
 
             def _send(self, status: int, content: bytes) -> None:
                 self.send_response(status)

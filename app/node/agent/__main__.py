@@ -1,5 +1,5 @@
-"""The agent's ways to be started: `run` by the start-up script, `launch` and `guard` by itself, `hook` by the runner, and
-`runtime` by the container engine."""
+"""The agent's ways to be started: `run` by the start-up script, `launch`, `guard` and `benchmark` by itself, `hook` by the
+runner, and `runtime` by the container engine."""
 
 from __future__ import annotations
 
@@ -29,6 +29,10 @@ def main(argv: list[str]) -> int:
         from . import runtime
 
         return runtime.main(argv[2:])
+    if verb == "benchmark" and len(argv) == 2:
+        from . import benchmark
+
+        return benchmark.main()
     if verb == "run" and len(argv) == 2:
         return _run(argv[0])
     print("usage: agent.pyz run", file=sys.stderr)

@@ -16,7 +16,7 @@ import sys
 import threading
 from typing import Any
 
-from . import clock, contained, facts, journal, power, privileges
+from . import benchmark, clock, contained, facts, journal, power, privileges
 from .courier import Courier
 from .gate import Gate
 from .image import Unusable
@@ -56,6 +56,7 @@ class Life:
         self._heartbeat = 5.0
         self._armed: float | None = None
         self._facts: dict[str, Any] = {}
+        self._pilot: benchmark.Asked | None = None  # this machine is rented to be measured, and runs no job
         self._tick = threading.Event()  # the main thread should look now
         self._beat = threading.Event()  # the next heartbeat should go now
         self._done = threading.Event()
@@ -138,6 +139,9 @@ class Life:
             self._report()
             if self.lodging.problem:
                 return  # the service ends this node; nothing is started on it
+            if self._pilot is not None:
+                self._benchmark(self._pilot)
+                return
             self.phase = "waiting"
             self._start(self._fetch())
         except Over:
@@ -185,6 +189,7 @@ class Life:
         self.watch.silent = _between(body.get("silent_seconds"), 1.0, 24 * 3600.0, 900.0)
         self._set_hard_end(body.get("hard_end"))
         self.lodging.take(body)
+        self._pilot = benchmark.asked(body.get("measure"))
         if self.lodging.image is not None and self.lodging.image.access is not None:
             self.log.mask.learn([session, self.settings.token, self.lodging.image.access.password])
         self.watch.joined = True
@@ -196,6 +201,14 @@ class Life:
         self._ask("/node/facts", told, "reporting what this machine is")
         names = ", ".join(sorted({str(gpu.get("name")) for gpu in found.get("gpus", [])})) or found.get("problem")
         self.log.say(f"reported {len(found.get('gpus', []))} GPU ({names}), driver {found.get('driver') or '-'}")
+
+    def _benchmark(self, wanted: benchmark.Asked) -> None:
+        """A pilot's whole work; after it this node waits for the service's word to end, or for its hard end."""
+        self.phase = "measuring"
+        told = benchmark.run(wanted, self.wire, self.settings.program)
+        self._ask("/node/measured", told, "reporting what was measured")
+        self.phase = "measured"
+        self.log.say("measured: " + (told["gpu"].get("problem") or f"{told['gpu'].get('name')}, and the network"))
 
     def _fetch(self) -> Work:
         ticket = {"ticket": secrets.token_urlsafe(32)}

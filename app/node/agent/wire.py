@@ -66,13 +66,14 @@ class Wire:
         """Raises `Unusable` for an address that is neither https nor loopback, and for a CA file that cannot be read."""
         try:
             parts = urlsplit(url)
-            self._port = parts.port
+            port = parts.port
         except ValueError:
             raise Unusable("the service's address cannot be read") from None
-        self._host, self._prefix = parts.hostname or "", parts.path.rstrip("/")
-        if parts.scheme not in ("http", "https") or not self._host or parts.username is not None:
+        self.host, self._prefix = parts.hostname or "", parts.path.rstrip("/")
+        self.port = port or (443 if parts.scheme == "https" else 80)
+        if parts.scheme not in ("http", "https") or not self.host or parts.username is not None:
             raise Unusable("the service's address is not an http address")
-        if parts.scheme == "http" and not is_loopback(self._host):
+        if parts.scheme == "http" and not is_loopback(self.host):
             raise Unusable("the service's address must be https, for it is not loopback")
         self._tls: ssl.SSLContext | None = None
         if parts.scheme == "https":
@@ -108,17 +109,43 @@ class Wire:
                 self.time.set(parsed["now"])
         return Answer(status, parsed)
 
-    def _exchange(self, path: str, body: bytes, patience: float) -> tuple[int, http.client.HTTPMessage, bytes]:
+    def fetch(self, path: str, most: int, patience: float) -> tuple[int, float]:
+        """How many bytes of a large answer came, and in how many seconds: until `most` have, or the time is over.
+
+        They are thrown away. Raises `Away` if there are none."""
+        connection = self._connect(PATIENCE)
+        try:
+            connection.request("POST", self._prefix + path, b"{}", self._headers())
+            response = connection.getresponse()
+            if response.status != 200:
+                raise Away(f"the service answers {response.status}")
+            began, size = clock.monotonic(), 0
+            while size < most and clock.monotonic() - began < patience:
+                piece = response.read(min(65536, most - size))
+                if not piece:
+                    break
+                size += len(piece)
+            return size, clock.monotonic() - began
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise Away(f"{type(error).__name__}: {error}") from None
+        finally:
+            connection.close()
+
+    def _connect(self, patience: float) -> http.client.HTTPConnection:
         if self._tls is not None:
-            secure = http.client.HTTPSConnection(self._host, self._port, timeout=patience, context=self._tls)
-            connection: http.client.HTTPConnection = secure
-        else:
-            connection = http.client.HTTPConnection(self._host, self._port, timeout=patience)
+            return http.client.HTTPSConnection(self.host, self.port, timeout=patience, context=self._tls)
+        return http.client.HTTPConnection(self.host, self.port, timeout=patience)
+
+    def _headers(self) -> dict[str, str]:
         headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "sublet-agent/1"}
         if self.session:
             headers["Authorization"] = "Bearer " + self.session
+        return headers
+
+    def _exchange(self, path: str, body: bytes, patience: float) -> tuple[int, http.client.HTTPMessage, bytes]:
+        connection = self._connect(patience)
         try:
-            connection.request("POST", self._prefix + path, body, headers)
+            connection.request("POST", self._prefix + path, body, self._headers())
             response = connection.getresponse()
             return response.status, response.headers, response.read(LARGEST_ANSWER + 1)
         finally:
