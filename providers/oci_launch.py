@@ -1,0 +1,152 @@
+"""Launches one instance through the availability domains of a region: the request, the walk, and the retry token.
+
+The availability domain is part of the request, so each has a token of its own, and the same create in another domain is
+another instance. So the walk goes on only after a definite no, stays at the domain that gave no clear answer, and looks for
+the key's tag first when it does not know how far it came. Most of Oracle's regions have one domain.
+"""
+
+import asyncio
+import base64
+import hashlib
+import weakref
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from datetime import UTC
+from typing import Any, cast
+
+from providers.contract import NoCapacity, Order, Reach, Refused, Unclear
+from providers.oci_api import Tenancy
+from providers.oci_errors import NoMachine, TokenSpent
+from providers.oci_settings import IMAGE, OciSettings, split_offer
+
+REMEMBERED = 1000
+"""Keys whose domain is kept in memory. The engine has far fewer creates open at once."""
+OWNER, TAG, KEY, ENDS = "sublet-owner", "sublet-tag", "sublet-key", "sublet-ends-at"
+"""Freeform tags; their keys take no period."""
+METADATA = 32000  # bytes of all metadata of an instance, names and values (the SDK's model of LaunchInstanceDetails)
+USER_DATA = (METADATA - 500) // 4 * 3
+"""Bytes of a start-up script: base64 makes four of three, and the rest is for names and quotes."""
+
+
+def token(key: str, domain: str) -> str:
+    return hashlib.sha256(f"{key}|{domain}".encode()).hexdigest()
+
+
+def walk(key: str, domains: Sequence[str], stands: str | None) -> Sequence[str]:
+    """The domains to ask, in an order that is the key's own: the same each time, and another for another key.
+
+    From `stands` on, where a domain was asked before: those that went before it gave a definite no."""
+    first = int(token(key, "")[:8], 16) % len(domains) if domains else 0
+    order = [*domains[first:], *domains[:first]]
+    if stands is None:
+        return order
+    return order[order.index(stands) :] if stands in order else [stands]
+
+
+def tags_of(row: Any) -> Mapping[str, str]:
+    tags: object = row.freeform_tags
+    if not isinstance(tags, dict):
+        return {}
+    return {str(name): str(value) for name, value in cast("dict[object, object]", tags).items()}
+
+
+class Launcher:
+    """Belongs to one event loop."""
+
+    def __init__(self, settings: OciSettings, tenancy: Tenancy) -> None:
+        self._settings, self._tenancy = settings, tenancy
+        self._stands: OrderedDict[str, str] = OrderedDict()  # key -> the domain that was asked last
+        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+
+    async def launch(self, order: Order, domains: Sequence[str], *, alone: bool) -> Any:
+        """The SDK's `Instance`. `alone`: the region has one domain, so that Oracle's own token is enough."""
+        region, shape, preemptible = split_offer(order.offer.id)
+        if region not in self._settings.subnets or not shape:
+            raise Refused(f"{order.offer.id[:80]!r} is no offer of this provider")
+        if preemptible and not shape.startswith("VM."):
+            raise Refused(f"Oracle has no preemptible bare metal such as {shape}")
+        image = self._image(region, order)
+        turn = self._turns.setdefault(order.key, asyncio.Lock())
+        async with turn:
+            stands = self._stands.get(order.key)
+            if stands is None and not alone:
+                found = await self._by_key(region, order)
+                if found is not None:
+                    return found
+            no: NoMachine | None = None
+            for domain in walk(order.key, domains, stands):
+                self._remember(order.key, domain)
+                details = self._details(order, region, domain, shape, image, preemptible=preemptible)
+                try:
+                    answer = await self._tenancy.write(
+                        region, "launch_instance", details, creates=True, opc_retry_token=token(order.key, domain)
+                    )
+                except NoMachine as error:
+                    no = error
+                    continue
+                except TokenSpent:
+                    return await self._spent(region, order)
+                return answer.data
+            self._stands.pop(order.key, None)  # a definite no of every domain: nothing is left of this key
+            raise NoCapacity(str(no or "no availability domain"), reach=Reach.OFFER if preemptible else Reach.REGION)
+
+    def _remember(self, key: str, domain: str) -> None:
+        self._stands[key] = domain
+        self._stands.move_to_end(key)
+        while len(self._stands) > REMEMBERED:
+            self._stands.popitem(last=False)
+
+    async def _by_key(self, region: str, order: Order) -> Any:
+        rows = await self._tenancy.pages(region, "list_instances", self._settings.compartment, display_name=order.tag)
+        ours = {OWNER: order.owner, KEY: order.key}
+        found = [row for row in rows if ours.items() <= tags_of(row).items()]
+        if len(found) > 1:
+            raise Unclear(f"oci {region}: {len(found)} instances bear one key")
+        return found[0] if found else None
+
+    async def _spent(self, region: str, order: Order) -> Any:
+        """The token's instance was made; what is left of it, or doubt: Oracle does not say what became of it."""
+        found = await self._by_key(region, order)
+        if found is None:
+            raise Unclear(f"oci {region}: the create token was used, and nothing under it is shown")
+        return found
+
+    def _image(self, region: str, order: Order) -> str:
+        architecture = order.offer.architecture
+        name = order.image or self._settings.image(region, architecture)
+        if name is None:
+            where = region if architecture == "amd64" else f"{region}/{architecture}"
+            raise Refused(f"no image: the pool names none, and the provider's images have no {where!r}")
+        if not IMAGE.fullmatch(name):
+            raise Refused(f"{name[:80]!r} is no machine image of Oracle (ocid1.image…)")
+        return name
+
+    def _details(self, order: Order, region: str, domain: str, shape: str, image: str, *, preemptible: bool) -> Any:
+        """The same for the same order and domain, or Oracle would not honour the token."""
+        models, settings = self._tenancy.models, self._settings
+        ends = order.ends_at.astimezone(UTC).isoformat()
+        tags = {OWNER: order.owner, TAG: order.tag, KEY: order.key, ENDS: ends}
+        taken: Any = None
+        if preemptible:
+            action = models.TerminatePreemptionAction(type="TERMINATE", preserve_boot_volume=False)
+            taken = models.PreemptibleInstanceConfigDetails(preemption_action=action)
+        return models.LaunchInstanceDetails(
+            availability_domain=domain,
+            compartment_id=settings.compartment,
+            display_name=order.tag,
+            shape=shape,
+            freeform_tags=tags,
+            source_details=models.InstanceSourceViaImageDetails(
+                image_id=image, boot_volume_size_in_gbs=settings.disk_gib, kms_key_id=settings.kms_key or None
+            ),
+            create_vnic_details=models.CreateVnicDetails(
+                subnet_id=settings.subnets[region],
+                assign_public_ip=settings.public_address,  # else the subnet's own default would decide
+                nsg_ids=list(settings.security_groups.get(region, ())) or None,
+                freeform_tags=tags,
+            ),
+            metadata={"user_data": base64.b64encode(order.user_data.encode()).decode()},
+            instance_options=models.InstanceOptions(are_legacy_imds_endpoints_disabled=True),  # only v2, with its header
+            agent_config=models.LaunchInstanceAgentConfigDetails(is_management_disabled=True),  # no "run command" from outside
+            preemptible_instance_config=taken,
+        )
