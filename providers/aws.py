@@ -214,7 +214,7 @@ class AwsProvider:
 
 
 def _instances(reservations: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [row for reservation in reservations for row in tables(reservation.get("Instances", []))]
+    return [row for reservation in reservations for row in tables(reservation["Instances"])]
 
 
 def _instance(region: str, row: Mapping[str, Any]) -> Instance:

@@ -84,7 +84,9 @@ class Account:
         for _ in range(MOST_PAGES):
             more = {"NextToken": token} if token else {}
             answer = await self.read(region, operation, service=service, **arguments, **more)
-            rows.extend(tables(answer.get(key, [])))
+            if key not in answer:  # AWS writes an empty list, too; any other page would be read as nothing there
+                raise Unclear(f"aws {region} {operation}: an answer without {key}", maybe_created=False)
+            rows.extend(tables(answer[key]))
             following = answer.get("NextToken") or ""
             if not following:
                 return rows

@@ -16,7 +16,7 @@ from typing import Any
 from providers.aws_api import Account
 from providers.aws_errors import NoMachine, TokenSpent
 from providers.aws_settings import IMAGE, AwsSettings, split_offer
-from providers.contract import NoCapacity, Offer, Order, Reach, Refused, Unclear
+from providers.contract import NoCapacity, Offer, Order, Reach, Refused, Unclear, guarded
 from providers.http import table, tables
 
 REMEMBERED = 1000
@@ -94,7 +94,7 @@ class Launcher:
     async def _by_key(self, region: str, order: Order) -> Mapping[str, Any] | None:
         filters = [{"Name": f"tag:{TAG}", "Values": [order.tag]}, {"Name": f"tag:{OWNER}", "Values": [order.owner]}]
         rows = await self._account.pages(region, "describe_instances", "Reservations", Filters=filters)
-        named = [instance for row in rows for instance in tables(row.get("Instances", []))]
+        named = [instance for row in rows for instance in tables(row["Instances"])]
         found = [instance for instance in named if tags_of(instance).get(KEY) == order.key]
         if len(found) > 1:
             raise Unclear(f"aws {region}: {len(found)} instances bear one key")
@@ -125,8 +125,9 @@ class Launcher:
 
     async def _told(self, region: str, name: str) -> Mapping[str, Any]:
         if (region, name) not in self._images:
-            answer = await self._account.read(region, "describe_images", ImageIds=[name])
-            rows = [row for row in tables(answer.get("Images", [])) if row.get("ImageId") == name]
+            with guarded(f"aws {region} image"):
+                answer = await self._account.read(region, "describe_images", ImageIds=[name])
+                rows = [row for row in tables(answer["Images"]) if row.get("ImageId") == name]
             if not rows:
                 raise Refused(f"{region} has no image {name} for this account")
             self._images[region, name] = rows[0]  # what an id names never changes

@@ -149,10 +149,33 @@ async def test_pages_without_end_are_unclear(following: str, monkeypatch: pytest
     async with bench() as stood_up:
         for number in range(13):
             after = "x" if following == "same" else str(number)
-            page = f"<DescribeInstancesResponse><nextToken>{after}</nextToken></DescribeInstancesResponse>"
+            page = f"<DescribeInstancesResponse><reservationSet/><nextToken>{after}</nextToken></DescribeInstancesResponse>"
             stood_up.trip(LIST, 200, page.encode(), region=HOME)
         with pytest.raises(Unclear, match="do not end"):
             await stood_up.aws().owned(stood_up.order.owner)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html><body>Log in to this network</body></html>",
+        b"<DescribeInstancesResponse/>",
+        b"<DescribeInstancesResponse><reservationSet><item/></reservationSet></DescribeInstancesResponse>",
+        b"nonsense",
+        b"",
+    ],
+)
+async def test_a_list_of_no_shape_is_unclear(body: bytes) -> None:
+    """The SDK reads another page as an answer without rows: nothing there would be the worst of mistakes."""
+    async with bench() as stood_up:
+        provider = stood_up.aws()
+        stood_up.trip(LIST, 200, body, times=3, region=HOME)
+        with pytest.raises(Unclear):
+            await provider.owned(stood_up.order.owner)
+        stood_up.cloud.wire.trips.clear()
+        stood_up.trip(LIST, 200, body, times=3)
+        with pytest.raises(Unclear):
+            await provider.get(f"{HOME}/i-0123456789abcdef0")
 
 
 async def test_a_foreign_id_is_never_sent() -> None:
