@@ -19,6 +19,7 @@ make install   prepare .venv from hash-pinned requirements; EXTRAS="aws oci" add
 make run       start the service on 127.0.0.1:8080; without a sublet.toml, the demo
 make test      run every test; REQUIRE=all makes missing real parts a failure, ARGS="..." goes to pytest
 make check     formatting, lint, strict types, import rules, tests
+make conformance  every provider against every check, as one table; ARGS="aws oci" names kinds, REQUIRE=all lets none be skipped
 make simulate  the simulation: SEEDS=0:1000; the last line is one JSON object
 make chaos     real processes, killed at random: COUNT=100; the last line is one JSON object
 make bench     speed, as one JSON object, and docs/performance.md
@@ -27,7 +28,7 @@ make docs      write the generated reference pages anew
 make lock      pin the newest requirements, with hashes
 endef
 
-.PHONY: help install install-dev run test check lint simulate chaos bench format docs lock
+.PHONY: help install install-dev run test check lint conformance simulate chaos bench format docs lock
 
 help:
 	@$(info $(HELP)):
@@ -51,6 +52,9 @@ lint: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+conformance: install-dev
+	@$(BIN)/python -m tests.conformance $(ARGS)
 
 simulate: install-dev
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)

@@ -35,6 +35,10 @@ def load(path: str) -> Any:
         return json.load(file)
 
 
+def items(table: Any) -> list[tuple[str, Any]]:
+    return list(table.items())
+
+
 def store(path: str, content: Any) -> None:
     with open(path, "w", encoding="utf-8") as file:
         json.dump(content, file)
@@ -81,7 +85,7 @@ class Workspace:
 
     def value(self, given: Any, itself: Any = None) -> Any:
         if isinstance(given, dict):
-            return {key: self.value(given[key], itself) for key in list[str](given)}
+            return {key: self.value(each, itself) for key, each in items(given)}
         if not isinstance(given, str):
             return given
         whole = REFERENCE.fullmatch(given)

@@ -2,13 +2,14 @@
 
 import contextlib
 import json
+import os
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 
 import pytest
 
 from providers.conformance import CHECKS, Bench, Failed, Missing, main, run, table
-from providers.conformance.suite import Factory
+from providers.conformance.suite import Factory, examine
 from providers.contract import Instance, Need, Offer, Order, Phase, Provider, Unclear
 from providers.fake import FakeProvider
 from providers.fake_cloud import FakeCloud
@@ -142,13 +143,19 @@ async def test_the_table_tells_what_failed_and_what_does_not_apply() -> None:
     def calm(bench: benches.FakeBench) -> None:
         bench.faults = frozenset()
 
-    name, outcomes = await run(stand(Nosy, calm))
-    lines = table({name: outcomes}).splitlines()
-    assert {one.word for one in outcomes} == {"pass", "FAIL", "n/a"}
-    assert lines[0].split() == ["fake"]
-    assert any(line.startswith("Create twice with one key gives one instance") and line.endswith("pass") for line in lines)
-    assert any(line.startswith("No capacity is `NoCapacity`") and line.endswith("n/a") for line in lines)
-    assert any(line.startswith("fake: owned_shows_its_owner_only: Failed: ") for line in lines)
+    result = await examine(stand(Nosy, calm))
+    lines = table([result]).splitlines()
+    assert {one.word for one in result.outcomes} == {"pass", "FAIL", "n/a"}
+    assert lines[0].split() == [*(str(number) for number in range(1, len(CHECKS) + 1)), "passed"]
+    cells = lines[1].split()
+    assert cells[0] == "fake"
+    numbers = {one.name: number for number, one in enumerate(CHECKS, 1)}
+    assert cells[numbers["one_key_twice_is_one_instance"]] == "ok"
+    assert cells[numbers["owned_shows_its_owner_only"]] == "NO"
+    assert cells[numbers["no_capacity_is_told"]] == "-"
+    assert f"{numbers['no_capacity_is_told']:>2}  No capacity is `NoCapacity`, and nothing stays" in lines
+    assert any(line.startswith("fake: owned_shows_its_owner_only: FAIL: Failed: ") for line in lines)
+    assert lines[lines.index("Proven against:") + 1].startswith("fake  ")
 
 
 @contextlib.asynccontextmanager
@@ -170,6 +177,28 @@ def test_the_command_prints_a_table_and_one_json_line(capsys: pytest.CaptureFixt
     assert main(["tests.providers.benches:fake", f"{here}:nowhere"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert json.loads(lines[-1]) == {"wrappers": 2, "checks": len(CHECKS), "failed": 0, "skipped": len(CHECKS)}
-    assert f"nowhere: {CHECKS[0].name}: no such machine" in lines
+    assert f"nowhere: all {len(CHECKS)} checks: skip: no such machine" in lines
+    assert main(["--all", f"{here}:nowhere"]) == 1, "what is skipped was not proven"
+    capsys.readouterr()
     assert main([f"{here}:broken"]) == 1
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["failed"] == len(CHECKS)
+
+
+def test_a_bench_that_is_not_there_fails_and_stops_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each in a process of its own, two at once; one of them takes its process along."""
+    specs = ["fake=tests.providers.benches:fake", "none=tests.providers.no_such_bench:bench", f"dead={__name__}:deadly"]
+    assert main(["--jobs", "2", *specs]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    count = len(CHECKS)
+    assert json.loads(lines[-1]) == {"wrappers": 3, "checks": 3 * count, "failed": 2 * count, "skipped": 0}
+    assert list(json.loads(lines[-1])) == ["wrappers", "checks", "failed", "skipped"]
+    row = next(line for line in lines if line.startswith("fake ")).split()
+    assert row[1:] == ["ok"] * count + [str(count), "of", str(count)]
+    assert any(line.startswith(f"none: all {count} checks: FAIL: there is no bench") for line in lines)
+    assert any(line.startswith(f"dead: all {count} checks: FAIL: its process ended with 7") for line in lines)
+
+
+@contextlib.asynccontextmanager
+async def deadly() -> AsyncGenerator[Bench, None]:
+    os._exit(7)
+    yield benches.FakeBench()
