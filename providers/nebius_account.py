@@ -20,6 +20,7 @@ from providers.sdk import sdk
 
 EXTRA = "nebius"
 CALL_SECONDS = 30.0
+LOOK_SECONDS = 10.0  # at an operation, while its create is waiting
 TOKEN_SECONDS = 20.0
 PAUSES = (0.2, 0.8)  # seconds before the second and the third try of a read
 PAGE = 100
@@ -90,7 +91,13 @@ class Account:
         failure: Any = None
         await self._pace.turn("nebius operation")
         try:
-            await operation.update(timeout=CALL_SECONDS, auth_timeout=CALL_SECONDS + TOKEN_SECONDS, retries=0)
+            await operation.update(
+                timeout=LOOK_SECONDS,
+                per_retry_timeout=LOOK_SECONDS,
+                auth_timeout=LOOK_SECONDS + TOKEN_SECONDS,
+                auth_options=dict(TOKEN_OPTIONS),
+                retries=0,
+            )
         except Exception as error:  # noqa: BLE001  whatever the SDK raises is sorted
             failure = error
         if failure is not None:

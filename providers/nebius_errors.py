@@ -35,7 +35,7 @@ def sorted_status(status: Any, what: str, *, creates: bool = False) -> ProviderE
     if code in CREDENTIALS:
         return Refused(text, why=Why.CREDENTIALS)
     if code == "RESOURCE_EXHAUSTED":
-        return _exhausted(status, text, advice)
+        return _exhausted(status, text, advice, creates)
     if code in REQUEST:
         # Refused all the same, but for a reason that passes: another operation on the resource, say.
         return Throttled(text, wait=BUSY) if advice & AGAIN else Refused(text, why=Why.REQUEST)
@@ -47,9 +47,11 @@ def is_absent(status: Any) -> bool:
     return _name(getattr(status, "code", None)) == ABSENT
 
 
-def _exhausted(status: Any, text: str, advice: frozenset[str]) -> ProviderError:
+def _exhausted(status: Any, text: str, advice: frozenset[str], creates: bool) -> ProviderError:
     """The one code for quota, stock and rate alike, where no detail tells which."""
     said = str(getattr(status, "message", "") or "").lower()
+    if "message larger than" in said:  # gRPC on this side: an answer came, and was too long to be read
+        return Unclear(text, maybe_created=creates)
     if "quota" in said or "limit exceeded" in said:
         return Refused(text, why=Why.QUOTA)
     if "resources" in said or "capacity" in said:

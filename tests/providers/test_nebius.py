@@ -255,6 +255,10 @@ async def test_an_answer_that_is_no_message_is_unclear(stand: NebiusBench) -> No
     with pytest.raises(Unclear) as caught:
         await provider.create(order)
     assert caught.value.maybe_created
+    stand.cloud.troubles = [Trouble(CREATE, spoil=lambda _: bytes(5 * 1024 * 1024))]  # more than gRPC takes
+    with pytest.raises(Unclear, match="RESOURCE_EXHAUSTED") as caught:
+        await provider.create(stand.order())
+    assert caught.value.maybe_created
     strange = compute.ListInstancesResponse(items=[compute.Instance(metadata=common.ResourceMetadata(id="../up"))])
     strange.items[0].metadata.labels = {"sublet-owner": order.owner}
     stand.cloud.troubles = [Trouble(LIST, spoil=lambda _: strange)]
