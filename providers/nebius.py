@@ -46,7 +46,7 @@ PROFILE = Profile(
     residency="an instance and its disks stay in the region of their project",
     pricing="time that the machine runs, plus its disk as long as it exists; offers are priced by Nebius's own calculator",
     preemption="a preemptible machine may be stopped at any time, 60 s after a SIGTERM; its disk stays and is billed",
-    proven_against="vendor model: a gRPC server on loopback built on Nebius's own stubs, driven through its SDK",
+    proven_against="vendor model: a gRPC server on loopback built on Nebius's own stubs, driven through its SDK (0.6.29)",
     source="docs.nebius.com and github.com/nebius/api, August to November 2026",
 )
 KEY = re.compile(r"[A-Za-z0-9-]{16,64}")
