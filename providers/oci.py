@@ -7,6 +7,7 @@ states are those of the SDK's own models.
 
 import asyncio
 import fnmatch
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -29,7 +30,7 @@ from providers.contract import (
 )
 from providers.oci_api import Tenancy
 from providers.oci_errors import Busy, NotShown
-from providers.oci_launch import KEY, OWNER, TAG, USER_DATA, Launcher, tags_of
+from providers.oci_launch import KEY, OWNER, REMEMBERED, TAG, USER_DATA, Launcher, tags_of
 from providers.oci_offers import Catalogue
 from providers.oci_settings import INSTANCE, REGION, OciSettings, split_offer
 
@@ -93,13 +94,14 @@ class OciProvider:
             notes={
                 "power-off": "a machine that powers itself off is stopped, and a GPU shape is billed on until its end",
                 "domains": "one create asks the availability domains of its region one after the other",
-                "preemption": "the record of an ended machine does not say why it ended",
+                "preemption": "a preemptible machine that ends unasked counts as taken away: its record does not say why",
             },
         )
         self._page = page
         self._tenancy = Tenancy(settings, clock=clock, endpoints=dict(endpoints or {}))
         self._catalogue = Catalogue(name, settings, self._tenancy, clock)
         self._launcher = Launcher(settings, self._tenancy)
+        self._asked: OrderedDict[str, None] = OrderedDict()  # instances whose end was asked for by us
 
     async def offers(self, need: Need) -> Sequence[Offer]:
         """One per region, shape and market that has a price, with what Oracle's capacity report says of it."""
@@ -116,7 +118,7 @@ class OciProvider:
             with guarded(f"oci {region} availability domains"):
                 every = await self._catalogue.domains(region)
                 domains = await self._catalogue.having(region, shape)
-            instance = _instance(region, await self._launcher.launch(order, domains, alone=len(every) == 1))
+            instance = self._instance(region, await self._launcher.launch(order, domains, alone=len(every) == 1))
             if instance.tag != order.tag or instance.key != order.key:
                 raise Unclear(f"oci {region}: the answer to create names another machine")
             return instance
@@ -134,10 +136,10 @@ class OciProvider:
             except NotShown:
                 rows = await self._rows(region)
                 row = next((row for row in rows if row.id == name), None)
-                return None if row is None else _instance(region, row)
+                return None if row is None else self._instance(region, row)
             if row.id != name:
                 raise Unclear(f"oci {region}: an answer about another instance", maybe_created=False)
-            return _instance(region, row)
+            return self._instance(region, row)
 
     async def owned(self, owner: str) -> Sequence[Instance]:
         """One call per region; those that have ended are shown as long as Oracle keeps their records."""
@@ -155,6 +157,9 @@ class OciProvider:
             place = self._place(instance_id)
             if place is None:
                 return
+            self._asked[place[1]] = None
+            while len(self._asked) > REMEMBERED:
+                self._asked.popitem(last=False)
             try:
                 await self._tenancy.write(
                     place[0],
@@ -203,7 +208,7 @@ class OciProvider:
         return rows
 
     async def _owned(self, region: str, owner: str) -> list[Instance]:
-        return [_instance(region, row) for row in await self._rows(region) if tags_of(row).get(OWNER) == owner]
+        return [self._instance(region, row) for row in await self._rows(region) if tags_of(row).get(OWNER) == owner]
 
     def _place(self, instance_id: str) -> tuple[str, str] | None:
         """Region and OCID; None if it cannot be an instance of Oracle. Raises `Unclear` for a region that is not ours."""
@@ -214,19 +219,21 @@ class OciProvider:
             raise Unclear(f"{region} is not in the settings any more: nothing is known of {name[:60]}", maybe_created=False)
         return region, name
 
-
-def _instance(region: str, row: Any) -> Instance:
-    """Raises TypeError or AttributeError, which `guarded` makes `Unclear`, where it is not what Oracle would say."""
-    name, state, tags = row.id, row.lifecycle_state, tags_of(row)
-    if not isinstance(name, str) or not INSTANCE.fullmatch(name) or not isinstance(state, str):
-        raise TypeError("not an instance")
-    made: Any = row.time_created
-    return Instance(
-        id=f"{region}/{name}",
-        tag=tags.get(TAG, ""),
-        phase=PHASES.get(state, Phase.UNKNOWN),
-        created_at=made.astimezone(UTC) if isinstance(made, datetime) else None,
-        region=region,
-        detail=f"{state} (preemptible)" if row.preemptible_instance_config is not None else state,
-        key=tags.get(KEY, ""),
-    )
+    def _instance(self, region: str, row: Any) -> Instance:
+        """Raises TypeError or AttributeError, which `guarded` makes `Unclear`, where it is not what Oracle would say."""
+        name, state, tags = row.id, row.lifecycle_state, tags_of(row)
+        if not isinstance(name, str) or not INSTANCE.fullmatch(name) or not isinstance(state, str):
+            raise TypeError("not an instance")
+        made: Any = row.time_created
+        # Oracle's record does not say who ended it; nobody stops a preemptible machine but Oracle and whoever terminates it.
+        phase, preemptible = PHASES.get(state, Phase.UNKNOWN), row.preemptible_instance_config is not None
+        return Instance(
+            id=f"{region}/{name}",
+            tag=tags.get(TAG, ""),
+            phase=phase,
+            created_at=made.astimezone(UTC) if isinstance(made, datetime) else None,
+            region=region,
+            detail=f"{state} (preemptible)" if preemptible else state,
+            key=tags.get(KEY, ""),
+            preempted=preemptible and phase in (Phase.DESTROYING, Phase.ENDED) and name not in self._asked,
+        )

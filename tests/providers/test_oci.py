@@ -89,6 +89,18 @@ async def test_preemptible_is_a_virtual_machine_whose_disk_goes_with_it() -> Non
         assert len(launches(stood_up)) == 1
 
 
+async def test_a_preemptible_machine_that_nobody_asked_to_end_was_taken() -> None:
+    async with bench() as stood_up:
+        provider = stood_up.oci()
+        ours, theirs = [await provider.create(stood_up.another(kind=A10, preemptible=True)) for _ in range(2)]
+        plain = await provider.create(stood_up.order())
+        await provider.destroy(ours.id)
+        for made in (theirs, plain):
+            stood_up.away.instances[made.id.partition("/")[2]]["lifecycleState"] = "TERMINATED"
+        shown = {instance.id: instance.preempted for instance in await provider.owned(stood_up.order.owner)}
+        assert shown == {ours.id: False, theirs.id: True, plain.id: False}
+
+
 async def test_the_boot_volume_ends_with_its_machine() -> None:
     async with bench() as stood_up:
         provider = stood_up.oci()
