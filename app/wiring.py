@@ -9,14 +9,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 
 from app import __version__, image_rules
+from app.core.gpus import ARCHITECTURES, GpuNames
 from app.core.images import Mode
 from app.core.model import Pool, RepositoryRule, ScopeKind
 from app.core.states import State
 from app.engine import enlist
+from app.engine.catalogue import Catalogue
 from app.engine.inventory import Inventory
 from app.engine.loop import Engine
 from app.engine.step import Deps, Timing
@@ -103,6 +106,7 @@ def assemble(
     node_ca: str | None = None,
     trust: ImageTrust | None = None,
     registries: Mapping[str, HealthCheck] | None = None,
+    gpu_names: GpuNames | None = None,
 ) -> Service:
     """Build a service from its parts. The database is migrated already."""
     telemetry = telemetry or telemetry_of(forges, providers, pools)
@@ -133,6 +137,7 @@ def assemble(
         token=outfit.token,
         below=outfit.below,
         inventory=Inventory(counted, owner, outfit.clock),
+        catalogue=Catalogue(counted, outfit.clock, gpu_names or GpuNames()),
         telemetry=telemetry,
         since=outfit.clock.now(),
         trust=judge,
@@ -167,6 +172,8 @@ def assemble(
         engine_beat=(lambda: engine.last_beat) if runs_engine else None,
         trust=judge,
         registry_checks=registries or {},
+        traits={name: provider.traits for name, provider in counted.items()},
+        gpu_names=gpu_names or GpuNames(),
         replica=presence.me.name,
     )
     web_app = build_probe(parts) if outfit.role == "engine" else build_web(parts)
@@ -240,6 +247,7 @@ def from_settings(
             heartbeat_seconds=settings.engine.heartbeat_seconds,
             silent_seconds=silent.total_seconds(),
             beat_seconds=settings.engine.beat_seconds,
+            forge_hosts=_hosts(settings),
         ),
         timing=Timing(
             beat=timedelta(seconds=settings.engine.beat_seconds),
@@ -252,11 +260,18 @@ def from_settings(
         node_ca=settings.server.node_ca.read_text() if settings.server.node_ca else None,
         trust=image_rules.trust_of(settings, registries, outfit.clock) if judged else None,
         registries={host: functools.partial(image_rules.answers, access) for host, access in registries.items()},
+        gpu_names=GpuNames(settings.gpu_names),
     )
     if role != "web":
         enlist.reconsider(service.deps)
         images.note_pools(db, image_rules.unsigned(pools), pools, outfit.clock.now())
     return service
+
+
+def _hosts(settings: Settings) -> tuple[str, ...]:
+    """Where the forges are, as `name:port`."""
+    found = [urlsplit(forge.url) for forge in (settings.github, settings.gitlab) if forge is not None]
+    return tuple(f"{url.hostname}:{url.port or (443 if url.scheme == 'https' else 80)}" for url in found if url.hostname)
 
 
 def _keys(db: Database, file: Path, now: datetime, *, anew: bool) -> Vault:
@@ -327,7 +342,7 @@ def providers_of(settings: Settings, data: Path) -> dict[str, Provider]:
     built: dict[str, Provider] = {}
     for table in settings.provider:
         own = table.own()
-        if table.kind == "local":
+        if table.kind in ("local", "terraform"):
             own.setdefault("root", str(data.absolute() / "instances" / table.name))
         built[table.name] = registry.build(table.kind, table.name, own)
     return built
@@ -336,29 +351,32 @@ def providers_of(settings: Settings, data: Path) -> dict[str, Provider]:
 def pool_of(pool: PoolSettings, settings: Settings) -> Pool:
     """A pool of the settings as the value that the core decides with."""
     github = settings.github
+    names = GpuNames(settings.gpu_names)
     enterprise = github.enterprise if github is not None and (pool.scope or github.scope) == "enterprise" else ""
     return Pool(
         name=pool.name,
         labels=frozenset(pool.labels),
         need=Need(
-            gpu=pool.gpu,
+            gpu=None if pool.gpu is None else names.canonical(pool.gpu),
             gpus=pool.gpus,
             gpu_memory_gib=pool.gpu_memory_gib,
             memory_gib=pool.memory_gib,
             disk_gib=pool.disk_gib,
             architecture=pool.architecture,
             regions=frozenset(region.lower() for region in pool.regions),
-            spot=pool.spot,
+            spot=None if pool.spot == "first" else pool.spot,
             max_price_per_hour=pool.max_price_per_hour,
             min_driver=pool.min_driver,
             min_cuda=pool.min_cuda,
-            gpu_architecture=pool.gpu_architecture,
+            gpu_architecture=pool.gpu_architecture or ARCHITECTURES.get(names.canonical(pool.gpu or "")),
         ),
         ceiling=pool.ceiling,
         forges=frozenset(pool.forges),
         providers=pool.providers,
         may_add=frozenset(pool.may_add),
         rent_on_burst_only=pool.rent == "burst",
+        spot_first=pool.spot == "first",
+        usual=None if pool.usual_minutes is None else timedelta(minutes=pool.usual_minutes),
         image=pool.image,
         trust=image_rules.rule_of(pool, settings),
         mode=Mode(pool.mode),

@@ -141,6 +141,8 @@ class Pool:
     providers: tuple[str, ...] = ()  # in order of preference; empty: all
     may_add: frozenset[str] = frozenset()  # "spot", "burst", "region:sg", "gpus:4" (at most), "gpu:h100"
     rent_on_burst_only: bool = False  # own hosts first; rent only for jobs that say `burst`
+    spot_first: bool = False  # spot before on-demand, which is taken where no spot passes
+    usual: timedelta | None = None  # how long its jobs take; None: as long as the last ones took
     image: str | None = None  # the container image that its jobs run in, as the settings name it
     trust: TrustRule | None = None  # what the image must show; None: there is no image, and nothing is proven
     mode: Mode = Mode.BARE
@@ -250,6 +252,12 @@ class Verdict:
     passed: bool
     rule: str = ""
     detail: str = ""
+    currency: str = ""
+    expected: Decimal = Decimal(0)  # the bill for the pool's usual job
+    gpu: str = ""
+    gpus: int = 0
+    spot: bool = False
+    availability: str = ""
 
 
 @dataclass(frozen=True, slots=True)

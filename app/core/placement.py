@@ -9,25 +9,16 @@ from decimal import Decimal
 from typing import Any
 
 from app.core.billing import billed, price
+from app.core.cooling import Cooldown
 from app.core.images import Mode
-from app.core.model import FAULTY, Ask, Lease, Pool, Verdict
+from app.core.model import Ask, Pool, Verdict
 from providers.contract import Availability, BootsFrom, Need, Offer, Traits
 
 USUAL_JOB = timedelta(minutes=20)
 """What a job is taken to last when offers are ranked by expected total."""
 DEAREST = Decimal(100_000)  # an hour; anything above is a slip of a wrapper
 LONGEST_NAME = 500  # characters
-
-
-@dataclass(frozen=True, slots=True)
-class Ban:
-    """An offer that failed lately is left alone for a while."""
-
-    provider: str
-    offer: str
-    region: str
-    until: datetime
-    why: str
+KEPT_VERDICTS = 200  # of one decision: those that pass come first, and every rejection is counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +28,7 @@ class Placement:
     ranked: tuple[Offer, ...]
     verdicts: tuple[Verdict, ...]
     looked_at: datetime
+    usual: timedelta = USUAL_JOB
 
     def record(self, chosen: Offer | None) -> dict[str, Any]:
         """The decision record that the lease keeps, as JSON values."""
@@ -52,6 +44,7 @@ class Placement:
             "quote_age_seconds": max(0.0, (self.looked_at - oldest).total_seconds()),
             "chosen": None if chosen is None else {"provider": chosen.provider, "offer": chosen.id},
             "rejected": dict(sorted(counts.items(), key=lambda item: -item[1])),
+            "usual_minutes": round(self.usual.total_seconds() / 60, 1),
             "verdicts": [
                 {
                     "provider": verdict.provider,
@@ -59,11 +52,17 @@ class Placement:
                     "title": verdict.title,
                     "region": verdict.region,
                     "price_per_hour": format(verdict.price_per_hour, "f"),
+                    "currency": verdict.currency,
+                    "expected": format(verdict.expected, "f"),
+                    "gpu": verdict.gpu,
+                    "gpus": verdict.gpus,
+                    "spot": verdict.spot,
+                    "availability": verdict.availability,
                     "passed": verdict.passed,
                     "rule": verdict.rule,
                     "detail": verdict.detail,
                 }
-                for verdict in self.verdicts[:200]
+                for verdict in self.verdicts[:KEPT_VERDICTS]
             ],
         }
 
@@ -74,31 +73,37 @@ def rank(
     pool: Pool,
     offers: Sequence[Offer],
     traits: Mapping[str, Traits],
-    bans: Sequence[Ban],
+    cooling: Sequence[Cooldown],
     now: datetime,
     built_for: Collection[str] = (),
+    *,
+    closed: Mapping[str, tuple[str, str]] | None = None,
+    usual: timedelta = USUAL_JOB,
 ) -> Placement:
-    """Own hosts first, then the lowest expected total for the usual job, then the provider's place in the pool's list.
+    """Own hosts first, then spot where the pool wants it first, then the lowest expected total for the usual job, then the
+    provider's place in the pool's list.
 
-    `built_for`: the architectures that the pool's image has; empty: any."""
+    `built_for`: the architectures that the pool's image has; empty: any. `closed`: providers where nothing is rented now,
+    each with the rule and the sentence."""
     passed: list[Offer] = []
     verdicts: dict[tuple[str, str], Verdict] = {}
     for offer in offers:
-        no = _cannot_hold(offer, pool, traits, built_for) or reject(offer, need, ask, pool, bans, now)
+        no = (
+            (closed or {}).get(offer.provider)
+            or _cannot_hold(offer, pool, traits, built_for)
+            or reject(offer, need, ask, pool, cooling, now)
+        )
         if no is None:
             passed.append(offer)
-        rule, detail = no or ("", "")
-        verdicts[offer.provider, offer.id] = Verdict(
-            offer.provider, offer.id, offer.title or offer.id, offer.region, offer.price_per_hour, no is None, rule, detail
-        )
+        verdicts[offer.provider, offer.id] = verdict_on(offer, no, traits.get(offer.provider, Traits()), usual)
 
     def order(offer: Offer) -> tuple[Any, ...]:
         preferred = pool.providers.index(offer.provider) if offer.provider in pool.providers else len(pool.providers)
-        scarce = offer.availability is Availability.SCARCE
         return (
             not offer.own,
-            expected(offer, traits.get(offer.provider, Traits())),
-            scarce,
+            pool.spot_first and not offer.spot,
+            verdicts[offer.provider, offer.id].expected,
+            offer.availability is Availability.SCARCE,
             preferred,
             offer.provider,
             offer.id,
@@ -107,7 +112,28 @@ def rank(
     ranked = tuple(sorted(passed, key=order))
     first = [verdicts[offer.provider, offer.id] for offer in ranked]
     rest = [verdict for verdict in verdicts.values() if not verdict.passed]
-    return Placement(ranked, (*first, *rest), now)
+    return Placement(ranked, (*first, *rest), now, usual)
+
+
+def verdict_on(offer: Offer, no: tuple[str, str] | None, traits: Traits, usual: timedelta = USUAL_JOB) -> Verdict:
+    """What is kept of one offer: `no` is the rule that it broke and the values it broke it with."""
+    rule, detail = no or ("", "")
+    return Verdict(
+        offer.provider,
+        offer.id,
+        offer.title or offer.id,
+        offer.region,
+        offer.price_per_hour,
+        no is None,
+        rule,
+        detail,
+        currency=offer.currency,
+        expected=expected(offer, traits, usual),
+        gpu=offer.gpu or "",
+        gpus=offer.gpus,
+        spot=offer.spot,
+        availability=str(offer.availability),
+    )
 
 
 def sound(offers: Sequence[Offer], provider: str, traits: Traits) -> list[Offer]:
@@ -133,9 +159,9 @@ def _is_price(value: object) -> bool:
     return isinstance(value, Decimal) and value.is_finite() and 0 <= value < DEAREST
 
 
-def expected(offer: Offer, traits: Traits) -> Decimal:
+def expected(offer: Offer, traits: Traits, usual: timedelta = USUAL_JOB) -> Decimal:
     """The bill for the usual job under this provider's granularity and minimum."""
-    return price(billed(USUAL_JOB, traits.billing_granularity, traits.billing_minimum), offer.price_per_hour)
+    return price(billed(usual, traits.billing_granularity, traits.billing_minimum), offer.price_per_hour)
 
 
 def _cannot_hold(offer: Offer, pool: Pool, traits: Mapping[str, Traits], built_for: Collection[str]) -> tuple[str, str] | None:
@@ -148,7 +174,9 @@ def _cannot_hold(offer: Offer, pool: Pool, traits: Mapping[str, Traits], built_f
     return None
 
 
-def reject(offer: Offer, need: Need, ask: Ask, pool: Pool, bans: Sequence[Ban], now: datetime) -> tuple[str, str] | None:
+def reject(
+    offer: Offer, need: Need, ask: Ask, pool: Pool, cooling: Sequence[Cooldown], now: datetime
+) -> tuple[str, str] | None:
     """The first rule that the offer breaks, with the values it saw; None if it passes all."""
     if pool.providers and offer.provider not in pool.providers:
         return "provider", f"the pool rents only from {', '.join(pool.providers)}"
@@ -174,29 +202,7 @@ def reject(offer: Offer, need: Need, ask: Ask, pool: Pool, bans: Sequence[Ban], 
         return "burst", "rented machines are only for jobs that say burst"
     if need.max_price_per_hour is not None and offer.price_per_hour > need.max_price_per_hour:
         return "price", f"{offer.price_per_hour} {offer.currency}/h, cap {need.max_price_per_hour}"
-    for ban in bans:
-        if ban.provider == offer.provider and ban.offer == offer.id and ban.region == offer.region and ban.until > now:
-            return "cooling-down", f"{ban.why}, until {ban.until:%H:%M:%S} UTC"
+    cold = next((one for one in cooling if one.until > now and one.covers(offer)), None)
+    if cold is not None:
+        return "cooling-down", f"{cold.why}; until {cold.until:%H:%M:%S} UTC"
     return None
-
-
-def bans(recent: Sequence[Lease], now: datetime, lasting: timedelta) -> tuple[Ban, ...]:
-    """The offers that failed lately, from the leases they failed: the longer in a row, the longer the ban (up to eightfold)."""
-    failures: dict[tuple[str, str, str], list[Lease]] = {}
-    for lease in sorted(recent, key=lambda lease: lease.gone_at or lease.entered_at):
-        if lease.offer is None or lease.reason is None:
-            continue
-        place = (lease.provider, str(lease.offer["id"]), lease.region)
-        if lease.reason in FAULTY:
-            failures.setdefault(place, []).append(lease)
-        elif lease.job_started_at is not None:  # it served since: the slate is clean
-            failures.pop(place, None)
-    found: list[Ban] = []
-    for (provider, offer, region), failed in failures.items():
-        last = failed[-1]
-        until = (last.gone_at or last.entered_at) + lasting * min(2 ** (len(failed) - 1), 8)
-        if until > now:
-            found.append(
-                Ban(provider, offer, region, until, f"{len(failed)} failed lately, last: {str(last.reason).replace('_', ' ')}")
-            )
-    return tuple(found)

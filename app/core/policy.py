@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 from app.core.demand import demand
 from app.core.model import FAILED, Demand, DemandKey, Job, Lease, Pool, Reason
+from app.core.pilot import is_pilot
 from app.core.states import COMING, ORDER, State
 
 FIRST_PAUSE = timedelta(seconds=5)
@@ -116,6 +117,8 @@ def _failed_sentence(failed: Sequence[Lease], pause: datetime) -> str:
 
 
 def _covers(lease: Lease) -> bool:
+    if is_pilot(lease.key):
+        return False  # it runs no job, and is no surplus either
     if lease.drain_asked_at is not None or lease.destroy_asked_at is not None:
         return False
     if lease.runner_exited_at is not None and lease.job_started_at is None:

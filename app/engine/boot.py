@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from app.core.labels import sharpen
 from app.core.model import Lease, Reason
+from app.core.pilot import is_pilot
 from app.core.proof import failed, prove
 from app.core.states import State
 from app.core.verdicts import unproven, wanted
+from app.engine import pilot
 from app.engine.step import Answer, Deps, Move, Wait
 from app.engine.watch import lost, rest
 
@@ -35,4 +37,6 @@ async def check_node(lease: Lease, deps: Deps) -> Answer:
     if no:
         return Move(State.DESTROYING, Reason.BAD_NODE, no)
     text = f"{len(checks)} checks passed." if checks else "The pool asks for nothing that must be checked."
+    if is_pilot(lease.key):
+        return await pilot.measure(lease, deps, text)
     return Move(State.REGISTERING, text=text)

@@ -40,6 +40,7 @@ class Catalogue:
         self._quotes: dict[tuple[str, Need], Quote] = {}
         self._wanted: dict[tuple[str, Need], datetime] = {}
         self._turns: dict[tuple[str, Need], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.usual: dict[str, tuple[datetime, timedelta]] = {}  # pool -> when it was learnt, and how long its jobs take
 
     def canonical(self, gpu: str) -> str:
         return self._names.canonical(gpu)
@@ -51,7 +52,9 @@ class Catalogue:
         return await self._fresh(name, asked, 2 * self._providers[name].traits.offers_every)
 
     async def refreshed(self, name: str, need: Need, idle: timedelta) -> Quote | None:
-        """Ask again if it is time: soon where placements asked lately, else each `idle`. None: it is not. Raises ProviderError."""
+        """Ask again if it is time: soon where placements asked lately, else each `idle`. None: it is not.
+
+        Raises ProviderError."""
         asked = question(need)
         every = self._providers[name].traits.offers_every
         wanted = self._wanted.get((name, asked))
@@ -88,7 +91,7 @@ class Catalogue:
             raise Unclear(f"no answer within {ASK_TIMEOUT:.0f} s", maybe_created=False) from None
         except ProviderError:
             raise
-        except Exception as error:  # an answer of the wrong shape delays no other provider
+        except Exception as error:  # noqa: BLE001  an answer of the wrong shape delays no other provider
             raise Unclear(f"an unreadable answer ({type(error).__name__})", maybe_created=False) from None
         if told and not good:
             raise Unclear(f"{len(told)} offers, none of which makes sense", maybe_created=False)

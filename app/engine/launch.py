@@ -2,135 +2,48 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any
 
-from app.core.images import ImageVerdict, to_json
-from app.core.labels import sharpen
-from app.core.model import Lease, Pool, Reason
-from app.core.placement import Placement, bans, rank, sound
+from app.core.images import to_json
+from app.core.model import Lease, Reason
+from app.core.offers import offer_of
 from app.core.states import State
-from app.core.verdicts import architectures
+from app.core.verdicts import verdict_on
 from app.engine.image import admit, login, objection
+from app.engine.placing import pick, setback_of, told, tried_of
 from app.engine.step import Answer, Deps, Move, Wait, pause
 from app.engine.watch import meter
 from app.node.bootstrap import Boot, render
 from app.store import lease_views
 from providers.contract import (
-    Availability,
-    BootsFrom,
     Instance,
-    Need,
     NoCapacity,
     Offer,
     Order,
-    Provider,
     ProviderError,
-    Refused,
     Secret,
     Throttled,
-    Traits,
     Unclear,
 )
 
 LATELY = timedelta(seconds=1)  # a list that was asked for so long ago is new enough to look for an instance in
-ASK_TIMEOUT = 20.0  # seconds for one provider's offers; the others do not wait for it
 
 
 async def choose(lease: Lease, deps: Deps) -> Answer:
-    """planned: first the image, then the money: ask for offers, rank them, write choice and verdicts on the lease."""
+    """planned: first the image, then the money: rank the offers, write choice and verdicts on the lease."""
     pool = deps.pool_of(lease)
     judged = await admit(lease, pool, deps)
     if isinstance(judged, Move | Wait):
         return judged
     seen = {} if judged is None else {"image_digest": judged.digest, "image_verdict": to_json(judged)}
-    need = sharpen(lease.need, lease.ask, lease.key.labels)
-    names = [name for name in (pool.providers or tuple(deps.providers)) if name in deps.providers]
-    answers = await asyncio.gather(*(_offers(deps.providers[name], need, deps) for name in names))
-    offers = [offer for answer in answers if not isinstance(answer, str) for offer in answer]
-    troubles = [f"Provider {name}: {answer}" for name, answer in zip(names, answers, strict=True) if isinstance(answer, str)]
-    now = deps.clock.now()
-    recent = await deps.store(lease_views.recent, deps.db, now)
-    traits = {name: deps.providers[name].traits for name in names}
-    banned = bans(recent, now, deps.timing.ban)
-    placement = rank(need, lease.ask, pool, offers, traits, banned, now, architectures(judged))
-    if not placement.ranked:
-        note = _no_offer(placement, troubles, pool.providers if not names else ())
-        record = placement.record(None) | {"troubles": troubles}
-        return Wait(pause(lease.tries, first=3.0, longest=30.0), note, failed=True, values={"decision": record, **seen})
-    offer = placement.ranked[0]
-    chosen = traits[offer.provider]
-    return Move(
-        State.LAUNCHING,
-        text=f"Chose {offer.title or offer.id} of {offer.provider} at {offer.price_per_hour} {offer.currency}/h.",
-        values={
-            "provider": offer.provider,
-            "region": offer.region,
-            "offer": offer_json(offer),
-            "decision": placement.record(offer) | {"troubles": troubles},
-            "price_per_hour": offer.price_per_hour,
-            "currency": offer.currency,
-            "granularity_s": chosen.billing_granularity.total_seconds(),
-            "minimum_s": chosen.billing_minimum.total_seconds(),
-            "image": _boots(pool, judged, chosen),
-            "mode": str(pool.mode),
-            "signed": pool.signed,
-            **seen,
-            "hard_end": now + pool.max_duration,
-            "create_key": hashlib.sha256(f"{lease.id}|{lease.attempt}|{offer.provider}|{offer.id}".encode()).hexdigest()[:40],
-        },
-    )
-
-
-def _boots(pool: Pool, judged: ImageVerdict | None, traits: Traits) -> str | None:
-    """What the provider is told to boot: a container by its digest and never by a tag, else what lies below."""
-    return judged.reference if judged is not None and traits.boots_from is BootsFrom.CONTAINER_IMAGE else pool.machine_image
-
-
-async def _offers(provider: Provider, need: Need, deps: Deps) -> Sequence[Offer] | str:
-    try:
-        async with asyncio.timeout(ASK_TIMEOUT):
-            told = await deps.inventory.offers(provider.name, need)
-        good = sound(told, provider.name, provider.traits)
-    except TimeoutError:
-        return f"no answer within {ASK_TIMEOUT:.0f} s"
-    except ProviderError as error:
-        return str(error)
-    except Exception as error:  # noqa: BLE001  an answer of the wrong shape delays no other provider
-        return f"an unreadable answer ({type(error).__name__})"
-    return good if good or not told else f"{len(told)} offers, none of which makes sense"
-
-
-def _no_offer(placement: Placement, troubles: Sequence[str], missing: Sequence[str]) -> str:
-    counts = placement.record(None)["rejected"]
-    seen = ", ".join(f"{count} {rule}" for rule, count in counts.items())
-    parts = [f"No offer passes ({seen})." if seen else "No provider has an offer now."]
-    if missing:
-        parts = [f"The pool's providers ({', '.join(missing)}) are not in the settings."]
-    return " ".join([*parts, *troubles])
-
-
-def offer_json(offer: Offer) -> dict[str, Any]:
-    """An offer as JSON values: money as text, times as RFC 3339."""
-    values = asdict(offer)
-    return {
-        key: format(v, "f") if isinstance(v, Decimal) else v.isoformat() if isinstance(v, datetime) else v
-        for key, v in values.items()
-    }
-
-
-def offer_of(values: Mapping[str, Any]) -> Offer:
-    """The inverse of `offer_json`."""
-    given = dict(values)
-    given["price_per_hour"] = Decimal(given["price_per_hour"])
-    given["seen_at"] = datetime.fromisoformat(given["seen_at"])
-    given["availability"] = Availability(given["availability"])
-    return Offer(**given)
+    choice = await pick(lease, pool, deps, judged)
+    if choice.offer is None:
+        return Wait(pause(lease.tries, first=3.0, longest=30.0), choice.note, failed=True, values={**choice.values, **seen})
+    terms = {"mode": str(pool.mode), "signed": pool.signed, "hard_end": deps.clock.now() + pool.max_duration}
+    return Move(State.LAUNCHING, text=choice.note, values={**choice.values, **terms, **seen})
 
 
 async def create(lease: Lease, deps: Deps) -> Answer:
@@ -185,19 +98,54 @@ async def create(lease: Lease, deps: Deps) -> Answer:
         instance = await provider.create(order)
         if instance.tag != lease.tag or not instance.id:  # whatever it names may be somebody else's: look under our tag
             raise Unclear("the answer names another machine")
+        if (lease.decision or {}).get("doubted"):
+            await told(lease.provider, None, deps)  # it works again
         return _created(replace(lease, asked_at=lease.asked_at or now), instance, deps.clock.now())
-    except NoCapacity as error:
-        deps.inventory.forget_offers(lease.provider)
-        return Move(State.DESTROYING, Reason.NO_CAPACITY, str(error), nothing)
-    except Refused as error:
-        return Move(State.DESTROYING, Reason.PROVIDER_REFUSED, str(error), nothing)
-    except Throttled as error:
-        return Wait(max(error.wait.total_seconds(), 1.0), str(error), failed=True, values=nothing)
     except Unclear as error:
-        values = nothing if not error.maybe_created else {}
-        return Wait(
-            pause(lease.tries, first=1.0, longest=30.0), f"No clear answer to create: {error}", failed=True, values=values
-        )
+        if error.maybe_created or not first:
+            wait = pause(lease.tries, first=1.0, longest=30.0)
+            return Wait(
+                wait, f"No clear answer to create: {error}", failed=True, values=nothing if not error.maybe_created else {}
+            )
+        return await _elsewhere(lease, error, deps)
+    except ProviderError as error:
+        if first:
+            return await _elsewhere(lease, error, deps)
+        await _learn(lease, error, deps)
+        if isinstance(error, Throttled):
+            return Wait(max(error.wait.total_seconds(), 1.0), str(error), failed=True)
+        return Move(State.DESTROYING, _reason(error), str(error))
+
+
+async def _elsewhere(lease: Lease, error: ProviderError, deps: Deps) -> Answer:
+    """A definite no to the only create so far: nothing is owed, so the next offer is taken in the same cycle.
+
+    Where there is none, what may pass is waited for; anything else ends the lease, and demand plans the next one."""
+    offer, now = await _learn(lease, error, deps), deps.clock.now()
+    pool, before = deps.pool_of(lease), verdict_on(lease)
+    tried = [*((lease.decision or {}).get("tried") or ()), tried_of(offer, error, now)]
+    choice = await pick(replace(lease, asked_at=None), pool, deps, before, tried)
+    values = {**choice.values, "asked_at": None}
+    if choice.offer is not None:
+        return Wait(0.0, f"{lease.provider} said no: {error} {choice.note}", values=values)
+    if isinstance(error, Throttled | Unclear):
+        wait = error.wait.total_seconds() if isinstance(error, Throttled) else pause(lease.tries, first=1.0, longest=30.0)
+        return Wait(max(wait, 1.0), str(error), failed=True, values=values)
+    return Move(State.DESTROYING, _reason(error), str(error), values)
+
+
+async def _learn(lease: Lease, error: ProviderError, deps: Deps) -> Offer:
+    """Write down what the no speaks against. The offer that it was said to."""
+    offer = offer_of(lease.offer or {})
+    setback = setback_of(offer, error, deps.clock.now())
+    await told(lease.provider, error, deps, () if setback is None else (setback,), lease.id)
+    if isinstance(error, NoCapacity):
+        deps.catalogue.forget(lease.provider)
+    return offer
+
+
+def _reason(error: ProviderError) -> Reason:
+    return Reason.NO_CAPACITY if isinstance(error, NoCapacity) else Reason.PROVIDER_REFUSED
 
 
 def _created(lease: Lease, instance: Instance, now: datetime) -> Move:

@@ -10,10 +10,12 @@ from datetime import datetime, timedelta
 import structlog
 
 from app.core.model import LATE_REASON, Lease, Reason
+from app.core.pilot import is_pilot
 from app.core.states import LIVE, RULES, State, way_out
-from app.engine import beacon, bill, boot, enlist, launch, listen, reaper, reconcile, runner, teardown
+from app.engine import beacon, bill, boot, enlist, launch, listen, market, pilot, reaper, reconcile, runner, teardown
 from app.engine.step import Answer, Deps, Move, Station, Timing, Wait, deadline, pause
-from app.store import duties, leases, sweep
+from app.store import duties, leases, standings, sweep
+from app.store import market as market_rows
 
 log = structlog.get_logger()
 
@@ -46,7 +48,8 @@ class Chore:
 
 
 async def _tidy(deps: Deps) -> None:
-    await deps.store(sweep.tidy, deps.db, deps.clock.now())
+    for tidy in (sweep.tidy, market_rows.tidy, standings.tidy):
+        await deps.store(tidy, deps.db, deps.clock.now())
 
 
 CHORES = (
@@ -54,6 +57,7 @@ CHORES = (
     Chore("redeliver", lambda _: timedelta(seconds=15), listen.redeliver, shared=False),
     Chore("survey", lambda timing: timing.watch, reaper.survey),
     Chore("forge sweep", lambda timing: timing.forge_sweep, reaper.reap_runners),
+    Chore("market", lambda timing: min(timing.market, timedelta(minutes=1)), market.look, shared=False),
     Chore("beacon", lambda _: timedelta(minutes=1), beacon.tend),
     Chore("tidy", lambda _: timedelta(days=1), _tidy),
 )
@@ -175,9 +179,9 @@ class Engine:
             self.deps.bell.ring()
 
     async def sow(self) -> None:
-        """Place new jobs, plan leases, book released ones. What fails here keeps no lease from its end."""
+        """Place new jobs, plan leases, book released ones, close pilots. What fails here keeps no lease from its end."""
         plan = self.planning and not self.settling
-        chores = (enlist.enlist, reconcile.plan, bill.book) if plan else (enlist.enlist, bill.book)
+        chores = (enlist.enlist, reconcile.plan, bill.book, pilot.close) if plan else (enlist.enlist, bill.book, pilot.close)
         for chore in chores:
             try:
                 await chore(self.deps)
@@ -292,6 +296,8 @@ def route(lease: Lease, deps: Deps) -> Move | None:
     if lease.hard_end is not None and lease.hard_end <= now:
         began = lease.state is State.BUSY or lease.job_started_at is not None
         reason = Reason.JOB_TIMEOUT if began else LATE_REASON[lease.state]
+        if is_pilot(lease.key) and lease.facts is not None:
+            reason = Reason.PILOT_DONE  # its two minutes: no fault of the machine
         return Move(way_out(lease.state), reason, "The hard end time has come.")
     if lease.state in (State.REGISTERING, State.IDLE) and (lease.job_started_at is not None or lease.job_id):
         return None  # its job is there: only the station has yet to see it

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+from app.core import pilot
 from app.core.images import ImageVerdict, TrustRule
 from app.core.model import Lease, Pool, Reason, RepositoryRule
 from app.core.states import RULES, State
+from app.engine.catalogue import Catalogue
 from app.engine.inventory import Inventory
 from app.forges.contract import Forge
 from app.kit.bell import Bell
@@ -57,6 +59,7 @@ class Timing:
     hush: timedelta = timedelta(seconds=30)  # so long after its last word a node may be dead; several heartbeats
     silent: timedelta = timedelta(minutes=3)  # a node that says nothing for so long is taken for dead
     ban: timedelta = timedelta(minutes=1)  # of an offer that failed once
+    market: timedelta = timedelta(minutes=5)  # how often offers are looked at while nobody wants any
     forge_sweep: timedelta = timedelta(minutes=15)  # one list call per scope: GitHub counts calls by the hour
     beacon: timedelta = timedelta(minutes=30)
     poll: timedelta = timedelta(minutes=5)  # how often the open jobs of active repositories are listed
@@ -101,6 +104,7 @@ class Deps:
     token: Callable[[int], str]  # unguessable hex of so many bytes
     below: Callable[[int], int]  # a random number from 0 to n - 1
     inventory: Inventory
+    catalogue: Catalogue
     telemetry: Telemetry
     since: datetime  # when this service started: before that it heard no node
     trust: Judge | None = None  # None: no pool has an image
@@ -120,6 +124,8 @@ class Deps:
 
     def pool_of(self, lease: Lease) -> Pool:
         """The lease's pool; one that left the settings lives on with the lease's own need and the usual limits."""
+        if pilot.is_pilot(lease.key):
+            return pilot.pool_of(lease, self.pools)
         return self.pools.get(lease.key.pool) or Pool(lease.key.pool, frozenset(lease.key.labels), lease.need, ceiling=0)
 
 

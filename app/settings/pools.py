@@ -29,7 +29,7 @@ class PoolSettings(Section):
     providers: tuple[Name, ...] = ()
     """Providers by name, in order of preference. Default: all, the cheapest first."""
     gpu: Words | None = None
-    """GPU model as offers name it, for example `h100`. Default none: a machine without a GPU will do."""
+    """GPU model, for example `h100`; `[gpu_names]` has what vendors call it. Default none: a machine without a GPU will do."""
     gpus: int = Field(default=0, ge=0, le=16)
     """Number of GPUs. Default 1 where `gpu` is set, else 0."""
     gpu_memory_gib: int = Field(default=0, ge=0, le=2_000)
@@ -41,9 +41,10 @@ class PoolSettings(Section):
     architecture: Literal["amd64", "arm64"] | None = None
     """Processor architecture. Default: either."""
     regions: tuple[Words, ...] = ()
-    """Regions that machines may be in, as the providers name them. Default: any."""
-    spot: bool | None = None
-    """true: only machines that may be reclaimed; false: never those. Default: either."""
+    """Regions that machines may be in, as the providers name them, or countries by their two letters (`SG`). Default: any."""
+    spot: bool | Literal["first"] | None = None
+    """true: only machines that may be reclaimed; false: never those; `first`: those where one passes, else on-demand ones.
+    Default: either, the cheapest first."""
     max_price_per_hour: Price = Decimal(0)
     """Most that one machine may cost per hour, as text so that it stays exact. Default "0": only machines that cost nothing,
     so that a forgotten line spends no money. No label can raise it."""
@@ -54,7 +55,8 @@ class PoolSettings(Section):
     min_cuda: Words | None = None
     """Least CUDA version that the driver offers, for example `12.8`; proven on the node. Default: any."""
     gpu_architecture: Words | None = None
-    """GPU architecture as NVIDIA names it, for example `Hopper`; proven on the node. Default: any."""
+    """GPU architecture as NVIDIA's driver names it, for example `Hopper`; proven on the node, because an offer's name proves
+    nothing. Default: that of `gpu` where it is known, for example `Rubin` for `rubin`, else any."""
     may_add: tuple[Addition, ...] = ()
     """What a job's own labels may add: `spot`, `burst`, `region:NAME`, `gpu:NAME`, `gpus:NUMBER` (at most). Default none."""
     rent: Literal["always", "burst"] = "always"
@@ -96,6 +98,9 @@ class PoolSettings(Section):
     """Runner group by name. Default: the forge's `runner_group`."""
     runner_command: tuple[Words, ...] = Field(default=(), max_length=50)
     """Command that starts the runner on the node, as a list of words. Default: the usual one of the forge."""
+    usual_minutes: float | None = Field(default=None, gt=0, le=14_400)
+    """Minutes that a job of the pool usually takes: offers are ranked by what that would cost. Default: as long as the last
+    ones took, and 20 before there were any."""
     max_minutes: float = Field(default=60.0, gt=0, le=14_400)
     """Minutes from the launch to the hard end of a lease, whatever the job does. Default 60."""
     idle_minutes: float = Field(default=5.0, gt=0, le=1_440)

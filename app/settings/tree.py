@@ -9,7 +9,7 @@ from typing import Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from app.settings.fields import FilePath, WebAddress, is_loopback
+from app.settings.fields import FilePath, WebAddress, Words, is_loopback
 from app.settings.pools import PoolSettings
 from app.settings.sections import (
     DatabaseSettings,
@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     """The GitLab account. Default none."""
     provider: tuple[ProviderSettings, ...] = Field(default=(), max_length=100)
     """Accounts at places that rent out machines. Default none."""
+    gpu_names: dict[Words, tuple[Words, ...]] = Field(default={}, max_length=200)
+    """What vendors call a GPU, besides the names that are built in: `rubin = ["R300 NVL"]`. Default none."""
     trust: TrustSettings = TrustSettings()
     """Whose signature on an image counts."""
     registry: tuple[RegistrySettings, ...] = Field(default=(), max_length=100)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -108,6 +108,13 @@ def leases(db: Database, which: str = "live", limit: int = 100, before: datetime
         query = query.where(lease.c.created_at < before)
     with db.read() as conn:
         return _rows(conn, query)
+
+
+def leases_of(db: Database, lease_ids: Iterable[str]) -> dict[str, LeaseRow]:
+    """These, by id."""
+    query = sa.select(*SLIM_COLUMNS).where(lease.c.id.in_(sorted(set(lease_ids))))
+    with db.read() as conn:
+        return {row.lease.id: row for row in _rows(conn, query)}
 
 
 def lease_sheet(db: Database, lease_id: str, now: datetime) -> LeaseSheet | None:

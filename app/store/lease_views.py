@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -98,11 +99,12 @@ def ended(conn: sa.Connection, since: datetime) -> list[Lease]:
     return found
 
 
-def recent(db: Database, now: datetime) -> list[Lease]:
-    """What is known of offers that failed in the last half hour: those leases, and the last ones that served from there."""
+def recent(db: Database, now: datetime, places: Collection[tuple[str, str]] = ()) -> list[Lease]:
+    """What is known of offers that failed in the last half hour: those leases, and the last ones that served from there or
+    from the other `places` (provider, region)."""
     with db.read() as conn:
         found = [lease_of(row) for row in conn.execute(_FAILED_SINCE, {"since": now - RECENT})]
-        for provider, region in {(one.provider, one.region) for one in found if one.offer is not None}:
+        for provider, region in {*places, *((one.provider, one.region) for one in found if one.offer is not None)}:
             place = (lease.c.provider == provider, lease.c.region == region, lease.c.job_started_at.is_not(None))
             served = sa.select(*SLIM_COLUMNS).where(SERVED, *place, lease.c.entered_at >= now - RECENT)
             found += _all(conn, served.order_by(lease.c.entered_at.desc()).limit(FAR))

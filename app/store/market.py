@@ -105,7 +105,8 @@ def offers(db: Database, provider: str | None = None) -> list[Offer]:
 def prices(db: Database, since: datetime, *, provider: str | None = None, gpu: str | None = None) -> list[Price]:
     """The history of prices since then, the oldest first."""
     columns = [offer_price.c[name] for name in Price.__dataclass_fields__]
-    query = sa.select(*columns).where(offer_price.c.until >= since).order_by(offer_price.c.since, offer_price.c.id).limit(20_000)
+    query = sa.select(*columns).where(offer_price.c.until >= since)
+    query = query.order_by(offer_price.c.since, offer_price.c.id).limit(20_000)
     if provider is not None:
         query = query.where(offer_price.c.provider == provider)
     if gpu is not None:

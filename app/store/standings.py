@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -42,9 +43,9 @@ def setbacks(db: Database, now: datetime) -> list[Setback]:
         return [_setback(row) for row in conn.execute(_SETBACKS, {"since": now - LATELY})]
 
 
-def _setback(row: sa.Row[tuple[object, ...]]) -> Setback:
-    values = row._asdict()
-    return Setback(**{**values, "reach": Reach(values["reach"]), "reason": Reason(values["reason"])})
+def _setback(row: sa.Row[Any]) -> Setback:
+    reach, reason = Reach(row.reach), Reason(row.reason)
+    return Setback(row.at, row.provider, row.region, row.type, row.offer, reach, reason, row.detail)
 
 
 def told(
@@ -69,7 +70,7 @@ def pause(db: Database, provider: str, actor: str, why: str, now: datetime) -> S
         before = _read(conn, provider)
         if before.paused_at is not None:
             return before
-        after = Standing(**{**asdict(before), "paused_at": now, "paused_by": clean(actor, 200), "paused_why": clean(why, 500)})
+        after = replace(before, paused_at=now, paused_by=clean(actor, 200), paused_why=clean(why, 500))
         _put(conn, db, after)
         audit.write(conn, at=now, actor=actor, action="provider.paused", object=f"provider:{provider}", text=why)
     return after

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from app.kit.telemetry import logger
-from app.web import api, auth, dashboard, docs_page, images, intake, live, nodes, people_api, sweep
+from app.web import api, auth, dashboard, docs_page, images, intake, live, nodes, people_api, pilots, sweep
 from app.web.doctor import beat_age, beat_late, engines_alive
 from app.web.errors import LoginNeeded, Problem, explain, reply, wants_page
 from app.web.head import Heads
@@ -60,6 +60,7 @@ def build(parts: WebParts) -> FastAPI:
         api.router(parts, gate, reads),
         people_api.router(parts, gate),
         sweep.router(parts, gate, reads),
+        pilots.router(parts, gate),
         images.router(parts, gate),
         auth.router(parts, gate, pages),
         live.router(parts, gate, pages, reads),

@@ -23,6 +23,7 @@ from app.web.pages import YEAR_SECONDS, Pages, local_path, rfc3339
 from app.web.parts import WebParts
 from app.web.reads import Reads, Tab, Which
 from app.web.sweep import confirm
+from app.web.why import why
 
 PAGE = 50
 TAIL = 500
@@ -59,7 +60,7 @@ def lease_context(detail: schema.LeaseDetail, visitor: Visitor, now: datetime) -
     return {
         "lease": detail,
         "line": sheet.timeline(detail, now),
-        "why": sheet.why(detail.decision),
+        "why": why(detail.decision),
         "proof": sheet.proof(detail),
         "image_sheet": image_sheet(detail),
         "actions": sheet.actions(detail, visitor, now),

@@ -52,6 +52,49 @@ class Facts(Body):
     image: ImageFacts | None = None
 
 
+Rate = Annotated[float, Field(ge=0, le=1_000_000)]
+
+
+class GpuMeasured(Body):
+    """What a pilot's node measured of its first GPU: bandwidths in 10^9 bytes a second."""
+
+    name: Short = ""
+    compute_capability: Name = ""
+    gpus: Annotated[int, Field(ge=0, le=64)] = 0
+    memory_mib: Whole = 0
+    free_mib: Whole = 0
+    to_device_gbs: Rate | None = None
+    from_device_gbs: Rate | None = None
+    memory_gbs: Rate | None = None
+    fp32_tflops: Rate | None = None
+    problem: Short = ""
+
+
+class HostMeasured(Body):
+    host: Short
+    connect_ms: Rate | None = None
+    problem: Short = ""
+
+
+class NetworkMeasured(Body):
+    """Milliseconds, bytes, and 10^6 bits a second."""
+
+    connect_ms: Rate | None = None
+    download_bytes: Whole = 0
+    download_mbps: Rate | None = None
+    hosts: list[HostMeasured] = Field(default_factory=list[HostMeasured], max_length=8)
+    problem: Short = ""
+
+
+class Measured(Body):
+    gpu: GpuMeasured
+    network: NetworkMeasured
+
+
+class Nothing(Body):
+    """A body without a word."""
+
+
 class Heartbeat(Body):
     phase: Name = ""
     at: AwareDatetime | None = None

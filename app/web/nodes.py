@@ -29,6 +29,7 @@ from app.store.vault import credential_context
 from app.trust.faults import RegistryAway
 from app.web import node_bodies as bodies
 from app.web.node_images import NodeImages
+from app.web.node_pilots import NodePilots
 from app.web.parts import WebParts
 
 log = logger(__name__)
@@ -105,7 +106,7 @@ class Nodes:
     def __init__(self, parts: WebParts) -> None:
         self.parts = parts
         self._buckets = Buckets(parts.clock.monotonic)
-        self._images = NodeImages(parts)
+        self._images, self._pilots = NodeImages(parts), NodePilots(parts)
 
     # --- who is calling
 
@@ -170,6 +171,7 @@ class Nodes:
             "silent_seconds": parts.settings.silent_seconds,
             "pool_note": "" if pool is None else pool.note,
             "image": await _patiently(self._images.own(lease)),
+            "measure": self._pilots.wanted(lease),
             **_times(lease, now),
         }
         return Reply(answer)
@@ -180,6 +182,20 @@ class Nodes:
         await self.parts.lane(nodes.report_facts, self.parts.db, caller.lease.id, told.model_dump(), caller.now)
         self.parts.bell.ring()
         return Reply({"ok": True})
+
+    async def sample(self, request: Request) -> Response:
+        """Bytes by which a pilot's node measures its network: once, and for nobody else."""
+        caller = await self.caller(request)
+        await self.body(request, bodies.Nothing)
+        found = None if _is_over(caller.lease) else await self._pilots.sample(caller.lease, caller.now)
+        if found is None:
+            raise Denied(409, "no_sample", "There is no sample for this node, or no second one.")
+        return found
+
+    async def measured(self, request: Request) -> Reply:
+        caller = await self.caller(request)
+        told = await self.body(request, bodies.Measured)
+        return Reply({"kept": await self._pilots.measured(caller.lease, told, caller.now)})
 
     async def heartbeat(self, request: Request) -> Reply:
         caller = await self.caller(request)
@@ -286,18 +302,19 @@ def router(parts: WebParts) -> APIRouter:
         return Response(content, media_type="application/zip", headers=headers)
 
     routes.add_api_route("/agent.pyz", agent, methods=["GET"])
-    for work in (node.join, node.facts, node.heartbeat, node.credential, node.image, node.event, node.log, node.job):
+    told = (node.join, node.facts, node.heartbeat, node.credential, node.image, node.event, node.log, node.job)
+    for work in (*told, node.measured, node.sample):
         routes.add_api_route(f"/{work.__name__}", _answering(work), methods=["POST"], response_model=None)
     return routes
 
 
-def _answering(work: Callable[[Request], Awaitable[Reply]]) -> Callable[[Request], Awaitable[Response]]:
+def _answering(work: Callable[[Request], Awaitable[Reply | Response]]) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         try:
             reply = await work(request)
         except Denied as denied:
             return denied.response()
-        return JSONResponse(reply.content, reply.status, NO_STORE)
+        return reply if isinstance(reply, Response) else JSONResponse(reply.content, reply.status, NO_STORE)
 
     return answer
 

@@ -58,6 +58,14 @@ class WebSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Make:
+    """What a provider is made by."""
+
+    kind: str = ""  # as the settings name it; empty: nobody said
+    package: str = ""  # the distribution that its wrapper came with, and its version
+
+
+@dataclass(frozen=True, slots=True)
 class WebParts:
     """Everything the web needs; built once by app.main."""
 
@@ -79,5 +87,6 @@ class WebParts:
     trust: Judge | None = None  # None: no pool has an image
     registry_checks: Mapping[str, HealthCheck] = field(default_factory=dict[str, HealthCheck])  # by host
     traits: Mapping[str, Traits] = field(default_factory=dict[str, Traits])  # of each provider, by name
+    makes: Mapping[str, Make] = field(default_factory=dict[str, Make])  # the same
     gpu_names: GpuNames = field(default_factory=GpuNames)
     replica: str = ""  # this process's name among all that serve the database

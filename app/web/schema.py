@@ -169,6 +169,34 @@ class LeaseDetail(LeaseView):
     log_lines: int
 
 
+class TriedView(View):
+    at: Moment
+    provider: str
+    offer: str
+    title: str
+    region: str
+    price_per_hour: Money
+    outcome: str = Field(examples=["no_capacity", "provider_refused", "throttled", "away"])
+    detail: str = Field(description="The provider's own words.")
+
+
+class CooldownView(View):
+    provider: str
+    region: str = Field(description="Empty: whatever it is. So are `type` and `offer`.")
+    type: str
+    offer: str
+    since: Moment = Field(description="Of its first failure in a row.")
+    until: Moment
+    failures: int
+    why: str
+
+
+class ClosedView(View):
+    provider: str
+    rule: str = Field(description="`paused` by a person, or `provider-away`.")
+    detail: str
+
+
 class QueueItem(JobView):
     pool: str | None
     wait: str
@@ -179,10 +207,13 @@ class QueueItem(JobView):
     lease: RunnerView | None = Field(description="Id and name of the lease that has the job.")
     heard_by: str = Field(description="How it was heard of first: `webhook`, or `poll` where its webhook was lost or late.")
     demo: bool
+    tried: list[TriedView] = Field(
+        default_factory=list[TriedView], description="Offers that were asked for in its lease and said no, before the last one."
+    )
 
 
 class Attention(View):
-    kind: Literal["late", "failed", "silent", "waiting", "destroying", "stray", "sweep"]
+    kind: Literal["late", "failed", "silent", "waiting", "destroying", "stray", "sweep", "provider"]
     text: str
     urgent: bool = Field(default=False, description="It costs money that it should not.")
     cost: Money | None = Field(default=None, description="What it has cost so far, where that is known.")
@@ -252,6 +283,12 @@ class QueueReply(Reply):
     jobs: list[QueueItem]
     more: bool
     before: Moment | None = None
+    closed: list[ClosedView] = Field(
+        default_factory=list[ClosedView], description="Providers where nothing is rented now; told with jobs that wait."
+    )
+    cooldowns: list[CooldownView] = Field(
+        default_factory=list[CooldownView], description="What is left alone for a while; told with jobs that wait."
+    )
 
 
 class OverviewReply(Reply):

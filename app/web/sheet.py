@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, cast
 
 from app.core.states import ORDER, State
 from app.kit.words import money
@@ -52,26 +51,6 @@ class Timeline:
     headline: tuple[tuple[bool, str], ...]  # (is it important, words)
     groups: tuple[Group, ...]
     typical: bool  # is there any median to show
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """One offer and what was made of it."""
-
-    provider: str
-    title: str
-    region: str
-    price: str
-    verdict: str  # "chosen", "passed", "skipped" or "rejected"
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Why:
-    sentence: str
-    rows: tuple[Judged, ...]
-    seen: int
-    rejected: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,51 +136,6 @@ def _headline(
         ended = lease.gone_at or lease.entered_at
         words += [(False, " · proven gone "), (True, duration(ended - started.ended_at)), (False, " later")]
     return tuple(words)
-
-
-def why(decision: Mapping[str, Any] | None) -> Why | None:
-    """The placement's record as a table and one sentence; None before there is one."""
-    if not decision:
-        return None
-    chosen = cast("Mapping[str, Any]", decision.get("chosen") or {})
-    verdicts = cast("Sequence[Mapping[str, Any]]", decision.get("verdicts") or ())
-    pick = (chosen.get("provider"), chosen.get("offer"))
-    is_chosen = [bool(chosen) and (row.get("provider"), row.get("offer")) == pick for row in verdicts]
-    best = next((Decimal(str(row["price_per_hour"])) for row, ours in zip(verdicts, is_chosen, strict=True) if ours), None)
-    rows = tuple(_judged(row, ours, best) for row, ours in zip(verdicts, is_chosen, strict=True))
-    seen, passed = int(decision.get("seen", len(rows))), int(decision.get("passed", 0))
-    age = duration(float(decision.get("quote_age_seconds", 0)))
-    looked = f"{_count(seen, 'offer')} looked at, {seen - passed} rejected. Quotes were {age} old."
-    if not chosen:
-        none = "No offer was taken:" if passed == 0 else f"None of the {passed} offers that passed could be had."
-        sentence = f"{none} {looked}"
-    elif passed == 1:
-        sentence = f"The only offer that passed every rule. {looked}"
-    else:
-        place = next((number for number, row in enumerate(rows) if row.verdict == "chosen"), 0)
-        rank = "The best" if place == 0 else f"Number {place + 1}, after better ones could not be had,"
-        sentence = f"{rank} of {passed} offers that passed every rule. {looked}"
-    counts = cast("Mapping[str, int]", decision.get("rejected") or {})
-    return Why(sentence, rows, seen, tuple((str(rule), int(count)) for rule, count in counts.items()))
-
-
-def _judged(row: Mapping[str, Any], ours: bool, best: Decimal | None) -> Judged:
-    price = Decimal(str(row.get("price_per_hour", "0")))
-    rule, detail = str(row.get("rule", "")), str(row.get("detail", ""))
-    if ours:
-        verdict, reason = "chosen", "lowest expected total"
-    elif row.get("passed"):
-        verdict = "passed"
-        reason = "" if best is None else "same price" if price == best else f"{price - best:+.2f} per hour"
-    else:
-        verdict = "skipped" if rule == "cooling-down" else "rejected"
-        reason = f"{rule.replace('-', ' ')}: {detail}".strip(": ")
-    title = str(row.get("title") or row.get("offer") or "")
-    return Judged(str(row.get("provider", "")), title, str(row.get("region", "")), f"{price:.2f}", verdict, reason)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def proof(lease: LeaseDetail) -> Proof:

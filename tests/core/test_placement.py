@@ -1,18 +1,16 @@
 """Which offer is taken, and what is said of the others."""
 
-from dataclasses import asdict
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
 
 import pytest
 
+from app.core.cooling import Cooldown
 from app.core.images import Mode, TrustRule
-from app.core.model import Ask, Lease, Reason
-from app.core.placement import Ban, bans, rank, reject
-from app.core.states import State
+from app.core.model import Ask
+from app.core.placement import rank, reject
 from providers.contract import Availability, BootsFrom, Need, Offer, Traits
-from tests.core.values import NOON, lease, offer, pool
+from tests.core.values import NOON, offer, pool
 
 HOURLY = Traits(billing_granularity=timedelta(hours=1))
 
@@ -59,27 +57,8 @@ def test_a_pool_may_rent_only_for_jobs_that_say_burst() -> None:
     assert reject(offer("x", own=True), Need(), Ask(), careful, (), NOON) is None
 
 
-def test_an_offer_that_failed_is_banned_longer_each_time_until_one_serves() -> None:
-    def failed(number: int, **values: Any) -> Lease:
-        return lease(number, State.RELEASED, provider="cloud", region="sg", offer=asdict(offer("x")), gone_at=NOON, **values)
-
-    once = [failed(1, reason=Reason.BOOT_TIMEOUT)]
-    assert bans(once, NOON, timedelta(minutes=1))[0].until == NOON + timedelta(minutes=1)
-    twice = [*once, failed(2, reason=Reason.BAD_NODE)]
-    assert bans(twice, NOON, timedelta(minutes=1))[0].until == NOON + timedelta(minutes=2)
-    served = [*twice, failed(3, reason=Reason.JOB_DONE, job_started_at=NOON)]
-    assert bans(served, NOON, timedelta(minutes=1)) == ()
-
-
-def test_a_job_that_was_cancelled_says_nothing_against_the_machine() -> None:
-    gone = lease(
-        1, State.RELEASED, provider="cloud", region="sg", offer=asdict(offer("x")), gone_at=NOON, reason=Reason.JOB_GONE
-    )
-    assert bans([gone], NOON, timedelta(minutes=1)) == ()
-
-
 def test_the_record_keeps_every_verdict_and_counts_rejections() -> None:
-    ban = Ban("cloud", "a", "sg", NOON + timedelta(minutes=1), "1 failed lately")
+    ban = Cooldown("cloud", "sg", "a", "a", NOON, NOON + timedelta(minutes=1), 1, "1 failed lately")
     placed = rank(
         Need(max_price_per_hour=Decimal(3)), Ask(), pool(), [offer("a"), offer("b"), offer("c", "9")], {}, (ban,), NOON
     )
@@ -103,3 +82,26 @@ def test_a_guarded_pool_needs_a_machine_and_no_container() -> None:
     guarded = pool(mode=Mode.GUARDED, trust=TrustRule())
     assert rank(Need(), Ask(), guarded, [offer("a")], traits, (), NOON).record(None)["rejected"] == {"mode": 1}
     assert len(rank(Need(), Ask(), pool(mode=Mode.CONTAINED), [offer("a")], traits, (), NOON).ranked) == 1
+
+
+def test_spot_comes_first_where_the_pool_wants_it_so_and_on_demand_where_none_passes() -> None:
+    offers = [offer("exact", "1"), offer("reclaimable", "2", spot=True)]
+    placed = rank(Need(), Ask(), pool(spot_first=True), offers, {}, (), NOON)
+    assert [one.id for one in placed.ranked] == ["reclaimable", "exact"]
+    assert [one.id for one in rank(Need(), Ask(), pool(), offers, {}, (), NOON).ranked] == ["exact", "reclaimable"]
+
+
+def test_a_provider_that_is_closed_is_turned_down_with_its_reason() -> None:
+    closed = {"cloud": ("paused", "paused by ann")}
+    placed = rank(Need(), Ask(), pool(), [offer("a"), offer("b", provider="rack")], {}, (), NOON, closed=closed)
+    assert [one.id for one in placed.ranked] == ["b"]
+    assert (placed.verdicts[1].rule, placed.verdicts[1].detail) == ("paused", "paused by ann")
+
+
+def test_the_usual_time_of_the_jobs_decides_what_a_minimum_costs() -> None:
+    offers = [offer("hourly", "1.50", provider="hourly"), offer("exact", "2")]
+    short = rank(Need(), Ask(), pool(), offers, {"hourly": HOURLY}, (), NOON, usual=timedelta(minutes=20))
+    long = rank(Need(), Ask(), pool(), offers, {"hourly": HOURLY}, (), NOON, usual=timedelta(hours=2))
+    assert (short.ranked[0].id, long.ranked[0].id) == ("exact", "hourly")
+    assert [verdict.expected for verdict in long.verdicts] == [Decimal("3.00"), Decimal(4)]
+    assert long.record(None)["usual_minutes"] == 120

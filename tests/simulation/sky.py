@@ -174,6 +174,9 @@ class Bridge:
         else:
             self._world.watch.hidden.pop(self.name, None)
         await self._server.point()
+        for one in found:
+            if one.phase is Phase.ENDED:  # the record of an end proves it, in a list as well
+                self._world.watch.proofs.setdefault(one.id, []).append(Proof(self._server.clock.now(), one.ended_at))
         return found
 
     async def destroy(self, instance_id: str) -> None:

@@ -172,18 +172,18 @@ class Tenant:
         world = self.world
         self.work, self.working = work, True
         world.watch.started(self, work.key)
-        allowed = True
+        allowed = False  # as the agent has it: without an answer in time the job does not begin
         for _ in range(20):
             try:
                 allowed, lines = await self.node.job_started(**work.claim)
                 await self.node.log(*lines)
                 break
             except TROUBLE:
-                await asyncio.sleep(3)  # the hook asks again: without an answer the job does not begin
+                await asyncio.sleep(3)
             except Refused as refused:
-                allowed = refused.status >= 429
-                if not allowed:
+                if refused.status < 429:
                     break
+                await asyncio.sleep(3)
         if allowed:
             world.watch.allowed.add(f"{self.side.name}-{work.key}")
         ends = world.loop.now + (world.durations() if allowed else 0.0)
