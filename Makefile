@@ -5,6 +5,8 @@ SEEDS ?= 0:1000
 COUNT ?= 100
 ARGS ?=
 EXTRAS ?=
+# Kinds of providers with an SDK of their own: `make install EXTRAS="aws oci"`.
+SDKS := aws nebius oci openstack kubernetes ssh vast
 # One more than the two cores that the suite is made for: a quarter of the time tests wait for real processes.
 WORKERS ?= 3
 BIN := .venv/bin
@@ -75,5 +77,4 @@ docs: install-dev
 lock: install-dev
 	cd requirements && $(COMPILE) --upgrade --output-file runtime.txt runtime.in
 	cd requirements && $(COMPILE) --upgrade --constraint runtime.txt --output-file dev.txt dev.in
-	for extra in aws nebius oci openstack kubernetes ssh vast; do \
-	  (cd requirements/extras && $(COMPILE) --constraint ../dev.txt --output-file $$extra.txt $$extra.in) || exit 1; done
+	cd requirements && $(foreach sdk,$(SDKS),$(COMPILE) --constraint dev.txt --output-file extras/$(sdk).txt extras/$(sdk).in &&) true

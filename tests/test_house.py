@@ -179,7 +179,23 @@ def test_what_is_installed_is_what_the_package_asks_for() -> None:
     assert _names(wanted) - {"setuptools"} == _names(project["dependencies"])
 
 
-@pytest.mark.parametrize("kind", ["runtime", "dev"])
+def test_what_a_kind_needs_is_what_its_extra_asks_for() -> None:
+    """`make install EXTRAS=aws` and `pip install 'sublet[aws]'` bring the same SDK; all of them are there for the tests."""
+    extras = tomllib.loads((TREE / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    folder = TREE / "requirements/extras"
+    assert {path.stem for path in folder.glob("*.in")} == set(extras)
+    for kind, wanted in extras.items():
+        alone = folder / f"{kind}.alone.txt"
+        if alone.is_file():
+            assert f"{wanted[0]}==" in alone.read_text("utf-8")
+        else:
+            assert _names((folder / f"{kind}.in").read_text("utf-8").splitlines()) == _names(wanted)
+        assert f"-r extras/{kind}.in" in (TREE / "requirements/dev.in").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "kind", ["runtime", "dev", *(f"extras/{path.stem}" for path in sorted((TREE / "requirements/extras").glob("*.in")))]
+)
 def test_every_package_is_pinned_with_hashes_and_no_address(kind: str) -> None:
     text = (TREE / f"requirements/{kind}.txt").read_text("utf-8")
     assert "://" not in text and "--find-links" not in text and "--index-url" not in text
@@ -195,7 +211,8 @@ def test_the_development_pins_hold_the_runtime_ones() -> None:
     assert set(pins.findall(runtime)) <= set(pins.findall(dev))
 
 
-ALLOWED_PROGRAMS = {"$(PYTHON)", "$(BIN)/", "cd requirements && $(COMPILE)", "$(info"}
+COMPILES = "cd requirements && $(COMPILE)"
+ALLOWED_PROGRAMS = {"$(PYTHON)", "$(BIN)/", COMPILES, "cd requirements && $(foreach sdk,$(SDKS),$(COMPILE)", "$(info"}
 
 
 def test_make_needs_no_other_program() -> None:

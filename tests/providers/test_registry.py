@@ -1,6 +1,8 @@
 """The door: who is found, who is turned away and why, and how a table of settings becomes a provider."""
 
+import ast
 import importlib
+import subprocess
 import sys
 import tomllib
 from datetime import timedelta
@@ -39,9 +41,34 @@ def trouble(kind: str, values: dict[str, Any]) -> str:
     return str(caught.value)
 
 
+BUILT_IN = {
+    "aws", "command", "docker", "fake", "kubernetes", "lambda", "local", "nebius", "oci", "openstack", "runpod", "shadeform",
+    "ssh", "terraform", "vast",
+}  # fmt: skip
+
+
+def test_a_kind_whose_sdk_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "boto3"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    with pytest.raises(ProviderTrouble, match=r"needs boto3.*EXTRAS=aws.*sublet\[aws\]"):
+        build("aws", "mine", {"subnets": {"ap-southeast-3": ["subnet-0123456789abcdef0"]}, "images": {}}, installed(built_in()))
+
+
+def test_loading_every_kind_loads_no_sdk() -> None:
+    """A service that rents at one place must not start slower for the SDKs of all the others."""
+    program = (
+        "import sys; from providers.registry import installed; assert not installed().broken;"
+        "print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    sdks = {"boto3", "botocore", "nebius", "grpc", "oci", "openstack", "kubernetes_asyncio", "asyncssh", "vastai", "aiohttp"}
+    assert not sdks & set(ast.literal_eval(told))
+
+
 def test_the_built_in_ones_come_through_the_same_door(tmp_path: Path) -> None:
     known = installed(built_in())
-    assert set(known.kinds) == {"fake", "local", "docker"}
+    assert set(known.kinds) == BUILT_IN
     assert not known.broken
     for kind, values in (("fake", {"seed": 3}), ("local", {"root": str(tmp_path)}), ("docker", {"slots": 2})):
         provider = build(kind, "mine", values, known)
