@@ -114,8 +114,8 @@ class Catalogue:
         return kinds
 
     async def _region(self, region: str) -> list[Offer]:
-        kinds = (await self.kinds(region)).values()
         settings, seen = self._settings, self._clock.now()
+        kinds = [kind for kind in (await self.kinds(region)).values() if settings.boots(region, kind.architecture)]
         listed: dict[str, Decimal | None] = {}
         if settings.on_demand:
             sold = [kind.name for kind in kinds if kind.on_demand]

@@ -121,6 +121,11 @@ class AwsSettings:
     def image(self, region: str, architecture: str) -> str | None:
         return self.images.get(f"{region}/{architecture}") or (self.images.get(region) if architecture == "amd64" else None)
 
+    def boots(self, region: str, architecture: str) -> bool:
+        """Whether there is an image for it; a region without any image leaves that to the pools' `machine_image`."""
+        named = any(place.partition("/")[0] == region for place in self.images)
+        return not named or self.image(region, architecture) is not None
+
 
 def offer_id(region: str, kind: str, *, spot: bool) -> str:
     return f"{region}/{kind}/spot" if spot else f"{region}/{kind}"

@@ -25,6 +25,7 @@ from providers.contract import (
     Refused,
     Traits,
     Unclear,
+    Why,
     guarded,
     vet,
 )
@@ -124,8 +125,8 @@ class OciProvider:
             return instance
 
     async def get(self, instance_id: str) -> Instance | None:
-        """A 404 of Oracle's may hide a machine that this key may not see. Absence is proven by the whole list of our
-        compartment, which the key may read, and which does not have it."""
+        """A 404 of Oracle's, or a 400 for an id that it does not take, may hide a machine that this key may not see. Absence
+        is proven by the whole list of our compartment, which the key may read, and which does not have it."""
         with guarded("oci get"):
             place = self._place(instance_id)
             if place is None:
@@ -133,7 +134,9 @@ class OciProvider:
             region, name = place
             try:
                 row = (await self._tenancy.read(region, "get_instance", name)).data
-            except NotShown:
+            except Refused as error:
+                if not isinstance(error, NotShown) and error.why is not Why.REQUEST:
+                    raise
                 rows = await self._rows(region)
                 row = next((row for row in rows if row.id == name), None)
                 return None if row is None else self._instance(region, row)
@@ -168,7 +171,7 @@ class OciProvider:
                     preserve_boot_volume=False,
                     preserve_data_volumes_created_at_launch=False,
                 )
-            except (NotShown, Busy) as error:
+            except (Refused, Busy) as error:
                 now = await self.get(instance_id)
                 if now is not None and now.phase not in (Phase.DESTROYING, Phase.ENDED):
                     raise error from None

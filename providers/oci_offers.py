@@ -123,7 +123,9 @@ class Catalogue:
         )
 
     async def _region(self, region: str) -> list[Offer]:
-        kinds, settings = await self.kinds(region), self._settings
+        settings = self._settings
+        every = await self.kinds(region)
+        kinds = {name: kind for name, kind in every.items() if settings.boots(region, kind.architecture)}
         prices: dict[tuple[str, bool], Decimal] = {}
         for kind in kinds.values():
             for preemptible in (False, True):

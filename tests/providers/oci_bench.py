@@ -33,6 +33,7 @@ from tests.providers.oci_cloud import (
 HOME, AWAY = REGIONS  # one availability domain, and three
 SUBNETS = {region: f"ocid1.subnet.oc1.{region}.aaaaaaaasubnet7example" for region in REGIONS}
 IMAGES = {region: f"ocid1.image.oc1.{region}.aaaaaaaaimage7example" for region in REGIONS}
+ARM_IMAGE = {f"{AWAY}/arm64": f"ocid1.image.oc1.{AWAY}.aaaaaaaaarm64image7"}
 REFUSALS: Mapping[Fault, tuple[int, str]] = {
     Fault.QUOTA: (400, "LimitExceeded"),
     Fault.CREDENTIALS: (401, "NotAuthenticated"),
@@ -69,7 +70,7 @@ class OciBench:
             "private_key": Secret(cloud.pem),
             "compartment": COMPARTMENT,
             "subnets": SUBNETS,
-            "images": IMAGES,
+            "images": IMAGES | ARM_IMAGE,
             "prices": {H100: Decimal(80), A10: Decimal(2), f"{AWAY}/{GB200}": Decimal(64)},
         }
         self.settings = OciSettings(**(given | settings))

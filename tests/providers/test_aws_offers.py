@@ -163,3 +163,14 @@ async def test_refused_credentials_are_told_although_another_region_answers() ->
         assert refused.value.why is Why.CREDENTIALS
     finally:
         await stood_up.aclose()
+
+
+async def test_what_cannot_boot_is_not_offered() -> None:
+    """A region that has images of its own, and none for Arm, leaves Arm out; one without any leaves it to the pool's."""
+    arm = cloud()._image(AWAY, "arm64")  # pyright: ignore[reportPrivateUsage]
+    stood_up = AwsBench(cloud(), images={f"{AWAY}/arm64": arm}, spot=False)
+    try:
+        assert not stood_up.settings.boots(AWAY, "amd64") and stood_up.settings.boots(AWAY, "arm64")
+        assert {offer.region for offer in await stood_up.aws().offers(Need())} == {HOME}, "H200 machines are no Arm machines"
+    finally:
+        await stood_up.aclose()

@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -14,7 +15,7 @@ from providers.contract import Availability, Need, NoCapacity, Offer, ProviderEr
 from providers.oci import OciProvider, OciSettings
 from providers.oci_errors import sort_answer
 from providers.registry import fit, installed
-from tests.providers.oci_bench import AWAY, HOME, SUBNETS, OciBench, bench
+from tests.providers.oci_bench import ARM_IMAGE, AWAY, HOME, SUBNETS, OciBench, bench
 from tests.providers.oci_cloud import A10, DOMAINS, GB200, GET, H100, LAUNCH, LIST, PLACES, REPORT, SHAPES, Trip, cloud, error
 from tests.providers.oci_model import misfit
 
@@ -162,6 +163,20 @@ async def test_a_foreign_id_is_never_sent() -> None:
             await provider.get("me-dubai-1/ocid1.instance.oc1.me-dubai-1.anzwsljr0123456789")
 
 
+async def test_an_id_that_oracle_does_not_take_is_looked_for_in_the_list() -> None:
+    async with bench() as stood_up:
+        provider = stood_up.oci()
+        made = await provider.create(stood_up.order())
+        stood_up.trip(GET, 400, error("InvalidParameter", "Invalid instanceId"), times=2)
+        there = await provider.get(made.id)
+        assert there is not None and there.id == made.id
+        assert await provider.get(made.id[:-1] + "-") is None, "not even asked"
+        assert await provider.get(made.id[:-1] + ("0" if made.id[-1] != "0" else "1")) is None
+        stood_up.trip(GET, 401, error("NotAuthenticated"))
+        with pytest.raises(Refused):
+            await provider.get(made.id)
+
+
 async def test_an_answer_about_another_machine_proves_nothing() -> None:
     async with bench() as stood_up:
         provider = stood_up.oci()
@@ -222,8 +237,13 @@ async def test_offers_say_what_the_machine_is_and_whether_it_is_had() -> None:
 async def test_a_shape_of_tomorrow_is_offered_by_its_own_name() -> None:
     rubin = "BM.GPU.VR200.4"
     async with bench(prices={rubin: Decimal(99)}, gpu_memory_gib={rubin: 288}) as stood_up:
+        order = stood_up.another(kind=rubin)
+        made = await stood_up.oci().create(replace(order, offer=replace(order.offer, architecture="arm64")))
+        launch = next(call for call in stood_up.away.calls if call.operation == LAUNCH)
+        assert made.tag and launch.content["sourceDetails"]["imageId"] == ARM_IMAGE[f"{AWAY}/arm64"]
         offers = await stood_up.oci().offers(Need())
         assert {(offer.gpu, offer.gpu_memory_gib, offer.architecture) for offer in offers} == {(rubin, 288, "arm64")}
+        assert {offer.region for offer in offers} == {AWAY}, "the other region has no image for Arm"
 
 
 async def test_prices_of_a_region_and_of_preemptible_go_first() -> None:
