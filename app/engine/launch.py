@@ -61,7 +61,7 @@ async def create(lease: Lease, deps: Deps) -> Answer:
         patient = (lease.last_asked_at or lease.asked_at) + provider.traits.unknown_window
         found = await _find(lease, deps)
         if isinstance(found, Instance):
-            return _created(lease, found, now)
+            return _created(lease, found, deps.clock.now())  # the list may have taken its time
         sure = provider.traits.idempotent_create or provider.traits.unique_names
         if isinstance(found, str) or (found <= patient and not sure):
             wait = found if isinstance(found, str) else "Waiting until a late create would show in the provider's list."

@@ -19,6 +19,7 @@ from app.kit.clock import SystemClock
 from app.store import jobs, leases
 from app.store.db import Database
 from providers.fake import FakeSettings
+from providers.fake_cloud import Trouble
 from tests.world import NOON, World, pool_of
 
 LABELS = ["gpu", "rubin"]
@@ -179,3 +180,19 @@ async def test_an_engine_whose_hands_are_full_sleeps(
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
         assert beats < 10
+
+
+async def test_a_slow_list_that_shows_a_late_machine_does_not_bill_it_from_before_it_was(
+    database: Database, tmp_path: Path
+) -> None:
+    """The look began before the machine did. Seed 6992 of the simulation."""
+    async with World(database, tmp_path) as world:
+        world.cloud.faults.script("create", Trouble.LATE, wait=timedelta(seconds=8))
+        world.cloud.faults.script("owned", Trouble.STALLED, times=None, wait=timedelta(seconds=12))
+        world.github.queue(LABELS)
+        await world.run_until(lambda: bool(world.leases()) and world.leases()[0].billed_from is not None)
+        (machine,) = world.cloud.machines.values()
+        assert world.leases()[0].billed_from == machine.created_at
+        world.cloud.faults.clear()
+        await world.run_until(world.all_released)
+        world.assert_clean()
