@@ -40,7 +40,8 @@ class Account:
         try:
             self._session: Any = session or boto3.session.Session(profile_name=settings.profile or None)
         except self._failures.ProfileNotFound:
-            raise ValueError(f"the AWS configuration has no profile {settings.profile[:60]!r}") from None
+            named = repr(settings.profile[:60]) if settings.profile else "of the name in AWS_PROFILE"
+            raise ValueError(f"the AWS configuration has no profile {named}") from None
         self._options: Any = sdk("botocore.config", "aws").Config(
             connect_timeout=5,
             read_timeout=60,  # RunInstances may take its time
@@ -115,7 +116,11 @@ class Account:
         self, what: str, service: str, region: str, operation: str, arguments: Mapping[str, Any], creates: bool
     ) -> Mapping[str, Any] | ProviderError:
         try:
-            answer: Any = getattr(self._client(service, region), operation)(**arguments)
+            call = getattr(self._client(service, region), operation)
+        except Exception as error:  # noqa: BLE001  a configuration that the SDK cannot use: nothing was sent
+            return sort_failure(what, error, creates=False)
+        try:
+            answer: Any = call(**arguments)
         except self._failures.ClientError as error:
             return sort_answer(what, error.response, creates=creates, hidden=self._hidden)
         except Exception as error:  # noqa: BLE001  the SDK raises what urllib3 and the XML parser raise, too

@@ -113,6 +113,7 @@ def sort_failure(what: str, error: Exception, *, creates: bool) -> ProviderError
         known.TokenRetrievalError,
         known.UnauthorizedSSOTokenError,
         known.SSOTokenLoadError,
+        known.ProfileNotFound,
     )
     if isinstance(error, no_credentials):
         return Refused(f"{what}: no usable credentials ({name})", why=Why.CREDENTIALS)

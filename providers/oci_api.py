@@ -114,6 +114,9 @@ class Tenancy:
     def _ask(self, what: str, service: str, region: str, operation: str, words: Any, named: Any, creates: bool) -> Any:
         try:
             call = getattr(self._client(service, region), operation)
+        except Exception as error:  # noqa: BLE001  a configuration that the SDK cannot use: nothing was sent
+            return sort_failure(what, error, creates=False)
+        try:
             return call(*words, retry_strategy=self._no_retry, **named)
         except self._failures.ServiceError as error:
             told: Any = error

@@ -133,6 +133,9 @@ async def test_without_credentials_a_person_is_told(monkeypatch: pytest.MonkeyPa
         assert not (await provider.check()).ok
     finally:
         await provider.aclose()
+    monkeypatch.setenv("AWS_PROFILE", "gone")
+    with pytest.raises(ValueError, match="AWS_PROFILE"):
+        AwsProvider("aws", AwsSettings(SUBNETS))
     with pytest.raises(ValueError, match="no profile 'nowhere'"):
         AwsProvider("aws", AwsSettings(SUBNETS, profile="nowhere"))
 
