@@ -40,6 +40,7 @@ class Catalogue:
         self._quotes: dict[tuple[str, Need], Quote] = {}
         self._wanted: dict[tuple[str, Need], datetime] = {}
         self._turns: dict[tuple[str, Need], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.noted: dict[str, tuple[datetime, frozenset[object]]] = {}  # what the store was last told of a provider, and when
         self.usual: dict[str, tuple[datetime, timedelta]] = {}  # pool -> when it was learnt, and how long its jobs take
 
     def canonical(self, gpu: str) -> str:

@@ -57,7 +57,7 @@ CHORES = (
     Chore("redeliver", lambda _: timedelta(seconds=15), listen.redeliver, shared=False),
     Chore("survey", lambda timing: timing.watch, reaper.survey),
     Chore("forge sweep", lambda timing: timing.forge_sweep, reaper.reap_runners),
-    Chore("market", lambda timing: min(timing.market, timedelta(minutes=1)), market.look, shared=False),
+    Chore("market", lambda timing: timing.market / 5, market.look, shared=False),
     Chore("beacon", lambda _: timedelta(minutes=1), beacon.tend),
     Chore("tidy", lambda _: timedelta(days=1), _tidy),
 )

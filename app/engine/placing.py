@@ -111,9 +111,14 @@ async def _offers(name: str, need: Need, closed: bool, known: Situation, deps: D
 
 
 async def note(name: str, offers: Sequence[Offer], deps: Deps) -> None:
-    """Write down what was just seen, for the pages and for the history of prices."""
+    """Write down what was just seen, for the pages and for the history of prices; the same again only now and then."""
+    now, sight = deps.clock.now(), frozenset((offer.id, offer.price_per_hour, offer.availability) for offer in offers)
+    before = deps.catalogue.noted.get(name)
+    if before is not None and before[1] == sight and now - before[0] < deps.timing.market / 5:
+        return
+    deps.catalogue.noted[name] = (now, sight)
     gap = max(2 * deps.timing.market, 2 * deps.providers[name].traits.offers_every)
-    await deps.store(market.note, deps.db, name, offers, deps.clock.now(), gap)
+    await deps.store(market.note, deps.db, name, offers, now, gap)
 
 
 async def told(

@@ -72,6 +72,8 @@ def shown(value: Any) -> Any:
     """A value as JSON can hold it."""
     if isinstance(value, SecretPlace | Decimal | Path):
         return str(value)
+    if isinstance(value, dict):
+        return {str(key): shown(part) for key, part in cast(dict[Any, Any], value).items()}
     return [shown(part) for part in cast(tuple[Any, ...], value)] if isinstance(value, tuple) else value
 
 
@@ -116,6 +118,8 @@ def _toml(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, int | float):
         return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, dict):
+        return "{}"
     return "[]" if isinstance(value, tuple) else f'"{value}"'
 
 
@@ -126,6 +130,8 @@ def _words(annotation: Any) -> str:
         return " or ".join(f'"{word}"' for word in arguments)
     if origin is typing.Annotated:
         return _words(arguments[0])
+    if origin is dict:
+        return f"table of {_words(arguments[1])}"
     if origin is tuple:
         return f"list of {_words(arguments[0])}"
     if origin in (typing.Union, types.UnionType):

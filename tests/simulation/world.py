@@ -381,6 +381,7 @@ def timing_of(known: Conditions) -> Timing:
         "sweep": known.sweep,
         "hush": known.heartbeat * 3,
         "forge_sweep": known.forge_sweep,
+        "market": 1800,
     }
     fields: Any = Timing.__dataclass_fields__
     lengths: Any = {name: timedelta(seconds=value) for name, value in given.items() if name in fields}
