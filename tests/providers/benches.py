@@ -187,7 +187,8 @@ class LocalBench:
 
     def _kill(self, tag: str) -> None:
         for process in self.folders.processes(tag):
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may go with one that was killed before it
+                process.kill()
 
 
 class DockerBench:

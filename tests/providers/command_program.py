@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from typing import Any
 
 
 def tell(**answer: object) -> None:
@@ -27,6 +28,7 @@ def sleep_on() -> int:
 
 def main() -> int:
     way = sys.argv[1]
+    question: dict[str, Any] = {}
     if way != "deaf":
         question = json.load(sys.stdin)
     match way:

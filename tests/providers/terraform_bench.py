@@ -63,7 +63,7 @@ class TerraformBench:
     crowd = 2
 
     def __init__(self, folder: Path, program: str) -> None:
-        self.stands_on = f"{program.split()[-1].rpartition('/')[2]}"
+        self.stands_on = "the stand-in" if program == STAND_IN else f"the real program, {Path(program).name}"
         self.program = program
         self.clock = ManualClock()
         self.yard = folder / "yard"
