@@ -44,7 +44,7 @@ class Manner(StrEnum):
     SILENT = "silent"  # never says a word
     LIAR = "liar"  # has less than was asked for
     TWICE = "twice"  # a stranger uses its join token again
-    MUTE_LATER = "mute later"  # takes the credential and is never heard again
+    MUTE_LATER = "mute later"  # takes the credential, or is to measure itself, and is never heard again
     NO_OPENSSL = "no openssl"  # cannot check its image's signature
     OTHER_IMAGE = "other image"  # runs another image than the one that was verified
     OLD_AGENT = "old agent"  # says nothing of images
@@ -89,6 +89,7 @@ class FakeNode:
         self.session = secrets.token_urlsafe(32)
         self.ticket = secrets.token_urlsafe(32)
         self.want: dict[str, Any] = {}
+        self.measure: dict[str, Any] | None = None  # what a pilot's node must measure, as the join answer tells it
         self.image: dict[str, Any] | None = None  # the image that it must run, as the join answer tells it
         self.credential: dict[str, Any] | None = None
         self.stopped = False  # the service said stop, or ended the session
@@ -120,7 +121,7 @@ class FakeNode:
 
     async def join(self) -> dict[str, Any]:
         answer = await self.say("join", lease=self.told.lease, token=self.told.token, session=self.session)
-        self.want, self.image = answer["want"], answer["image"]
+        self.want, self.image, self.measure = answer["want"], answer["image"], answer.get("measure")
         self.done.append("join")
         return answer
 
@@ -165,6 +166,17 @@ class FakeNode:
     async def ask_image(self, reference: str) -> dict[str, Any]:
         """May the job start a container from this image?"""
         return await self.say("image", reference=reference)
+
+    async def benchmark(self, **told: Any) -> bool:
+        """What a pilot's node does: fetches the sample and says what it measured. Whether the service kept that."""
+        sample = await self.post("sample", {})
+        if not sample.is_success:
+            raise Refused(sample)
+        gpu = {"name": "NVIDIA H100 80GB HBM3", "gpus": 1, "memory_gbs": 3010.5, "fp32_tflops": 51.2}
+        network = {"connect_ms": 12.5, "download_bytes": len(sample.content), "download_mbps": 940.0}
+        kept = (await self.say("measured", **{"gpu": gpu, "network": network, **told}))["kept"]
+        self.done.append("measured")
+        return kept
 
     async def fetch(self) -> dict[str, Any] | None:
         """The runner's credential; None while it is not ready."""
@@ -238,6 +250,13 @@ class FakeNode:
         if "facts" not in self.done:
             await self.report()
             return "facts"
+        if self.measure is not None:
+            if "measured" not in self.done and self.manner is not Manner.MUTE_LATER:
+                await self.benchmark()
+                return "measured"
+            if self.manner is not Manner.MUTE_LATER:
+                await self.heartbeat("measured")
+            return "heartbeat"
         if "credential" not in self.done:
             await self.heartbeat("waiting")
             return "" if self.stopped or await self.fetch() is None else "credential"

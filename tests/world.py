@@ -78,7 +78,7 @@ class Host:
 
     machine: Machine
     node: FakeNode
-    side: Side
+    side: Side | None  # None: it is a pilot's, and meets no forge
     duration: timedelta
     succeeds: bool = True
     takes_jobs: bool = True
@@ -101,7 +101,7 @@ class Host:
         if self.node.stopped:
             self.over = True
             return
-        if "online" not in self.node.done or not self.takes_jobs or "exit" in self.node.done:
+        if self.side is None or "online" not in self.node.done or not self.takes_jobs or "exit" in self.node.done:
             return
         if self.program is None:
             self.program = self.side.program(self.node.credential or {})
@@ -269,7 +269,7 @@ class World:
         told = read_user_data(machine.user_data)
         lease = lease_views.get(self.database, told.lease)
         assert lease is not None, "a machine was made for a lease that was never written down"
-        host = Host(machine, FakeNode(self.client, told, manner), self.sides[lease.key.forge], self.job_duration)
+        host = Host(machine, FakeNode(self.client, told, manner), self.sides.get(lease.key.forge), self.job_duration)
         self.hosts[machine.id] = host
         return host
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
+from app.core.gpus import ARCHITECTURES
 from app.core.model import DemandKey, Lease, Pool, Scope, ScopeKind
 from providers.contract import Need
 
@@ -52,6 +53,7 @@ def need_of(base: Pool | None, *, gpu: str | None, region: str | None, gpus: boo
         gpus=max(need.gpus, 1) if model else need.gpus,
         regions=frozenset({region.lower()}) if region else need.regions,
         max_price_per_hour=min(caps, default=None),
+        gpu_architecture=need.gpu_architecture or ARCHITECTURES.get(model or ""),
     )
 
 

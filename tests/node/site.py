@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.core.model import Lease, Pool, RepositoryRule
+from app.core.pilot import key_of
 from app.core.states import State
 from app.engine.seal import seal
 from app.forges.contract import Credential
@@ -22,8 +23,9 @@ from app.kit.clock import Clock
 from app.kit.telemetry import Telemetry
 from app.kit.threads import InlineLane, Lane
 from app.node.package import agent
-from app.store import leases
+from app.store import leases, pilots
 from app.store.db import Database
+from app.store.pilots import Pilot
 from app.store.vault import Vault, credential_context
 from app.web.nodes import digest, router
 from app.web.parts import WebParts, WebSettings
@@ -70,7 +72,7 @@ class Site:
             pools={KEY.pool: Pool(KEY.pool, frozenset(KEY.labels), Need(), 3, note="asks for no GPU")},
             repositories=RULES,
             agent=agent(),
-            settings=WebSettings("https://ci.acme.example", "0.1.0", heartbeat_seconds=0.2),
+            settings=WebSettings("https://ci.acme.example", "0.1.0", heartbeat_seconds=0.2, forge_hosts=("github.com:443",)),
             telemetry=self.telemetry,
             providers={},
             forge_checks={},
@@ -83,6 +85,14 @@ class Site:
         now = self.clock.now()
         start = a_lease(number, now=now, join_hash=digest(TOKEN), hard_end=now + (END - NOW), need=Need(gpu="rubin", gpus=2))
         return led_to(self.db, state, now, start, **values)
+
+    def pilot(self, number: int = 1) -> Lease:
+        """A booting lease that a person wants measured."""
+        now = self.clock.now()
+        drawn = a_lease(number, now=now, key=key_of(), provider="cloud", join_hash=digest(TOKEN), hard_end=now + (END - NOW))
+        one = Pilot(f"pilot-{number}", "cloud", "sg", drawn.id, "ada", now)
+        assert pilots.ask(self.db, one, drawn, "to see", now) == ""
+        return self.move(drawn, State.LAUNCHING, State.BOOTING)
 
     def node(self, lease: Lease, manner: Manner = Manner.HONEST) -> FakeNode:
         return FakeNode(self.client, Told("http://test", lease.id, agent()[1], TOKEN), manner)

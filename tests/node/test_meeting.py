@@ -14,7 +14,7 @@ from app.core.states import State
 from app.core.verdicts import wanted
 from app.kit.clock import SystemClock
 from app.kit.threads import ThreadLane
-from app.store import nodes
+from app.store import nodes, pilots
 from app.store.db import Database
 from providers.contract import Need
 from tests.fakes.signer import SigningKey, simple_signing
@@ -91,4 +91,28 @@ def test_what_the_agents_openssl_says_is_the_proof_that_the_service_asks_for(
             started.process.terminate()
         assert [check.what for check in checks] == ["image", "image signature"]
         assert (failed(checks) == "") is (number == 1), checks
+    lane.close()
+
+
+def test_the_real_agent_of_a_pilot_measures_on_the_real_routes(db: Database, tmp_path: Path, machine: Path) -> None:
+    """No driver is here, perhaps; the network is, and 32 MiB come over it."""
+    lane = ThreadLane("store", 4)
+    site = Site(db, tmp_path, lane, SystemClock())
+    lease = site.pilot()
+    waiting = threading.Event()
+    (tmp_path / "libcuda.so.1").write_bytes(b"no library")
+    with served(site.app) as url, running(url, machine, lease=lease.id, LD_LIBRARY_PATH=str(tmp_path)) as started:
+        for _ in range(1000):
+            kept = pilots.of_lease(db, lease.id)
+            if kept is not None and "measured_at" in (kept.report or {}):
+                break
+            waiting.wait(0.02)
+        site.move(lease, State.PROVING, State.DESTROYING)
+        assert started.end() == 0
+    kept = pilots.of_lease(db, lease.id)
+    assert kept is not None and kept.report is not None
+    network = kept.report["network"]
+    assert network["download_bytes"] == 32 * 1024 * 1024 and network["download_mbps"] > 1 and network["connect_ms"] > 0
+    assert "cannot be loaded" in kept.report["gpu"]["problem"]
+    assert again(db, lease).runner_id == ""
     lane.close()

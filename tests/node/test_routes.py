@@ -16,7 +16,7 @@ from app.core.states import State
 from app.kit.threads import ThreadLane
 from app.node.bootstrap import Boot, render
 from app.node.package import agent
-from app.store import audit, leases, nodes
+from app.store import audit, leases, nodes, pilots
 from app.store.db import Database
 from app.web.nodes import digest
 from providers.contract import BootsFrom, Secret
@@ -230,3 +230,33 @@ async def test_the_agent_is_served_as_it_is_pinned(site: Site) -> None:
     answer = await site.client.get("/node/agent.pyz")
     assert hashlib.sha256(answer.content).hexdigest() == agent()[1] == answer.headers["etag"].strip('"')
     assert answer.headers["cache-control"] == "no-store"
+
+
+async def test_only_a_pilots_node_may_measure(site: Site) -> None:
+    """A lease that runs jobs gets no sample and keeps no report, whatever its node says."""
+    node = site.node(site.lease())
+    assert (await node.join())["measure"] is None
+    sample = await node.post("sample", {})
+    assert (sample.status_code, sample.json()["error"]["code"]) == (409, "no_sample")
+    assert await node.say("measured", gpu={"name": "H100"}, network={}) == {"kept": False}
+
+
+async def test_a_pilots_node_is_told_what_to_measure_and_heard_once(site: Site) -> None:
+    lease = site.pilot()
+    node = site.node(lease)
+    assert (await node.join())["measure"] == {"bytes": 32 * 1024 * 1024, "hosts": ["github.com:443"]}
+    answer = await node.post("sample", {})
+    assert (answer.status_code, len(answer.content), answer.headers["cache-control"]) == (200, 32 * 1024 * 1024, "no-store")
+    assert (await node.post("sample", {})).status_code == 409
+    version = again(site.db, lease).version
+    told = {"gpu": {"name": "H100", "memory_gbs": 3000}, "network": {"connect_ms": 1.5, "hosts": [{"host": "github.com:443"}]}}
+    assert await site.rang() and await node.say("measured", **told) == {"kept": True}
+    assert await site.rang() and again(site.db, lease).version == version + 1
+    assert await node.say("measured", gpu={"name": "no, this"}, network={}) == {"kept": False}
+    kept = pilots.of_lease(site.db, lease.id)
+    assert kept is not None and kept.report is not None
+    assert kept.report["gpu"] == {"name": "H100", "compute_capability": "", "gpus": 0, "memory_mib": 0, "free_mib": 0,
+                                  "memory_gbs": 3000.0, "problem": ""}  # fmt: skip
+    assert kept.report["measured_at"] == "2026-03-01T12:00:00Z" and "gpu" in kept.report
+    site.move(lease, State.PROVING, State.DESTROYING)
+    assert (await node.post("sample", {})).status_code == 409

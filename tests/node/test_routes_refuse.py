@@ -13,7 +13,7 @@ from tests.node.agents import TOKEN
 from tests.node.site import Site
 from tests.store.nouns import again
 
-PATHS = ("facts", "heartbeat", "credential", "event", "log", "job")
+PATHS = ("facts", "heartbeat", "credential", "event", "log", "job", "measured", "sample")
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -70,6 +70,14 @@ WRONG: list[tuple[str, Any]] = [
     ("job", {"repository": "x" * 301}),
     ("job", {"repository": "x", "attempt": True}),
     ("job", []),
+    ("measured", {"gpu": {}}),
+    ("measured", {"gpu": {"fp32_tflops": "fast"}, "network": {}}),
+    ("measured", {"gpu": {"memory_gbs": 1e300}, "network": {}}),
+    ("measured", {"gpu": {"memory_gbs": -1}, "network": {}}),
+    ("measured", {"gpu": {"name": "x" * 301}, "network": {}}),
+    ("measured", {"gpu": {"outcome": "usable"}, "network": {}}),
+    ("measured", {"gpu": {}, "network": {"hosts": [{"host": "x"}] * 9}}),
+    ("sample", {"bytes": 2**40}),
 ]
 
 
