@@ -43,7 +43,7 @@ PrintLastLog no
 AllowAgentForwarding no
 X11Forwarding no
 AllowTcpForwarding no
-SetEnv SHLVL=1
+SetEnv SHLVL=1 "PATH={folder}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 Match LocalPort {closed}
     AuthorizedKeysFile none
 """
@@ -62,7 +62,7 @@ class Sshd:
     user: str
     private_key: str  # as OpenSSH writes it
     host_key: str  # its public key, one line
-    folder: Path
+    folder: Path  # its `bin` comes first on the PATH of every login
 
     def log(self) -> str:
         return (self.folder / "log").read_text("utf-8", errors="replace")
@@ -99,6 +99,7 @@ def sshd() -> Generator[Sshd]:
     (host, host_public), (user, user_public) = new_key(), new_key()
     (folder / "host_key").touch(mode=0o600)
     (folder / "host_key").write_text(host)
+    (folder / "bin").mkdir()
     (folder / "authorized_keys").write_text(f"{user_public}\n")
     try:
         process, port, closed = _started(program, folder)

@@ -71,7 +71,7 @@ def server() -> Sshd:
         try:
             _running.append(_at_exit.enter_context(part.sshd()))
         except part.NoSshd as lack:
-            raise Missing(f"{part.PART}: {lack}") from None
+            raise Missing(str(lack)) from None
     return _running[0]
 
 

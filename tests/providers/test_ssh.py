@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from providers.clock import SYSTEM
-from providers.conformance import CHECKS, Check
+from providers.conformance import CHECKS, Check, Missing
 from providers.contract import Need, NoCapacity, Phase, Refused, Secret, Throttled, Unclear, Why
 from providers.sdk import sdk
 from providers.ssh_host_processes import Census
+from tests.parts import lacks, sshd
 from tests.parts.sshd import new_key
 from tests.providers import ssh_bench
 from tests.providers.patience import eventually
@@ -28,6 +29,14 @@ from tests.providers.ssh_bench import SshBench
 async def test_conformance(check: Check) -> None:
     async with ssh_bench.bench() as bench:
         await check.run(bench)
+
+
+@pytest.fixture(autouse=True)
+def sshd_is_here() -> None:
+    try:
+        ssh_bench.server()
+    except Missing as lack:
+        lacks(sshd.PART, str(lack))
 
 
 @pytest.fixture
@@ -222,6 +231,18 @@ async def test_a_login_that_talks_first_and_a_host_without_python(bench: SshBenc
     assert await bench.ssh({"python": str(talker)}).get("rack-1:a") is None
     with pytest.raises(NoCapacity, match=r"its side does not start: .*no-python"):
         await bench.ssh({"python": "/nowhere/no-python"}).create(bench.order())
+
+
+async def test_with_sudo_the_host_s_side_runs_under_it_and_never_waits_for_a_password(bench: SshBench) -> None:
+    sudo, said = bench.sshd.folder / "bin" / "sudo", bench.folder / "said"
+    sudo.write_text(f'#!/bin/sh\necho "$1 $2 $3" >{said}\n[ "$1" = -n ] && shift && exec "$@"\n')
+    sudo.chmod(0o755)
+    assert await bench.ssh(sudo=True).get("rack-1:a") is None
+    assert said.read_text() == f"-n {ssh_bench.PYTHON} -I\n"
+    sudo.write_text("#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n")
+    with pytest.raises(NoCapacity, match="its side does not start: sudo: a password is required"):
+        await bench.ssh({"sudo": True}).create(bench.order())
+    sudo.unlink()
 
 
 async def test_nothing_of_an_order_is_an_argument_or_in_the_environment_and_the_key_goes_nowhere(bench: SshBench) -> None:

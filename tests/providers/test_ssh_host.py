@@ -16,15 +16,24 @@ import pytest
 
 from providers import ssh_host, ssh_host_keeper, ssh_host_processes
 from providers.clock import SYSTEM
+from providers.conformance import Missing
 from providers.contract import Instance, Need, NoCapacity, Order, Phase, Provider, ProviderError, Refused, Unclear
 from providers.ssh_host_processes import Census, Keeper
-from tests.parts import lacks
+from tests.parts import lacks, sshd
 from tests.providers import ssh_bench
 from tests.providers.patience import eventually
 from tests.providers.ssh_bench import SshBench
 
 WHOLE = "sleep 600 & echo up >$HOME/up; wait\n"
 _users = itertools.count(1_000_000 + (os.getpid() % 100_000) * 100, 10)
+
+
+@pytest.fixture(autouse=True)
+def sshd_is_here() -> None:
+    try:
+        ssh_bench.server()
+    except Missing as lack:
+        lacks(sshd.PART, str(lack))
 
 
 @pytest.fixture
@@ -68,7 +77,9 @@ def running(order: Order, script: str) -> Order:
 
 
 def tree(root: Path) -> list[str]:
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.name != ".lock")
+    """Every name below, also while somebody removes them."""
+    found = [Path(folder) / name for folder, folders, files in os.walk(root) for name in (*folders, *files)]
+    return sorted(str(path.relative_to(root)) for path in found if path.name != ".lock")
 
 
 async def test_a_host_with_eight_gpus_has_eight_slots_and_each_sees_its_own(bench: SshBench) -> None:
@@ -228,7 +239,7 @@ async def test_a_record_of_another_boot_names_no_process_of_this_one(bench: SshB
     mine = ssh_host_processes.see(os.getppid())
     assert mine is not None
     (there.folder / "process.json").write_text(f'{{"pid": {mine.pid}, "start": {mine.start}, "boot": "another"}}')
-    (there.folder / "ended.json").unlink()
+    (there.folder / "ended.json").unlink(missing_ok=True)  # a keeper that is ended last may still have written it
     now = await provider.get(created.id)
     assert now is not None and (now.phase, now.detail) == (Phase.STOPPED, "the host was started anew")
     await provider.destroy(created.id)
