@@ -259,6 +259,17 @@ async def test_it_stays_with_its_provider_and_under_its_price(database: Database
         world.assert_clean()
 
 
+async def test_a_provider_that_no_pool_names_can_be_piloted(database: Database, tmp_path: Path) -> None:
+    """That is what a pilot is for: to know it before a pool rents there."""
+    clouds = {"old": FakeSettings(), "new": FakeSettings(price_per_hour=Decimal("1.80"))}
+    async with World(database, tmp_path, pools=[pool_of(providers=("old",))], clouds=clouds) as world:
+        operator = Operator(world)
+        identity = await operator.pilot(provider="new")
+        await world.run_until(world.all_released)
+        assert (await operator.sees(identity))["outcome"] == "usable" and world.lease().provider == "new"
+        world.assert_clean()
+
+
 async def test_a_pool_lends_its_image_and_its_limits(database: Database, tmp_path: Path) -> None:
     """A provider of containers has to be told an image, and what the node shows of it is proven as for any lease."""
     async with a_world(database, tmp_path, signed_registry()) as world:

@@ -37,6 +37,8 @@ async def _look(name: str, before: Standing | None, deps: Deps) -> None:
 
 
 def _wanted(name: str, deps: Deps) -> list[Need]:
-    """One question for the pools with GPUs and one for those without, of the pools that may rent here."""
+    """One question for the pools with GPUs and one for those without, of the pools that may rent here; both where none may:
+    such a provider can be shown, and piloted."""
     needs = [pool.need for pool in deps.pools.values() if not pool.providers or name in pool.providers]
-    return [need for need in (Need(gpus=1), Need()) if any(bool(one.gpus or one.gpu) is bool(need.gpus) for one in needs)]
+    both = (Need(gpus=1), Need())
+    return [need for need in both if not needs or any(bool(one.gpus or one.gpu) is bool(need.gpus) for one in needs)]
