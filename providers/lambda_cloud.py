@@ -9,10 +9,7 @@ What its description says, and what follows from it:
     nothing ends a machine by itself           the end time rides along as a tag, and the machine's own script keeps it
 """
 
-import asyncio
-import hashlib
 import re
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -44,6 +41,7 @@ from providers.contract import (
 from providers.http import Answer, Api, table, tables
 from providers.lambda_offers import OFFER_ID, offered
 from providers.rate import PATIENCE, shared
+from providers.tags import Turns, there
 
 ADDRESS = "https://cloud.lambda.ai"
 LAUNCH, TERMINATE = "/api/v1/instance-operations/launch", "/api/v1/instance-operations/terminate"
@@ -91,7 +89,6 @@ PROFILE = Profile(
     proven_against="vendor spec: each request, and each answer of our own stand-in, judged by Lambda's OpenAPI 1.10.0",
     source="Lambda Cloud API 1.10.0 (2026-08), docs.lambda.ai/public-cloud/billing",
 )
-_locks: "weakref.WeakValueDictionary[str, asyncio.Lock]" = weakref.WeakValueDictionary()
 
 
 @dataclass(frozen=True)
@@ -139,7 +136,7 @@ class LambdaProvider:
         )
         self._clock = clock
         account = f"lambda|{ADDRESS}|{settings.api_key.reveal()}"
-        self._account = hashlib.sha256(account.encode()).hexdigest()
+        self._turns = Turns(account)
         self._launches = shared(account + "|launch", LAUNCHES_EVERY, clock=clock)
         self._pace = shared(account, REQUESTS_EVERY, clock=clock)
         self._api = Api(
@@ -163,12 +160,10 @@ class LambdaProvider:
         with guarded("lambda create", maybe_created=True):
             vet(order, self.traits)
             body = self._launch(order)
-            name = f"{self._account}/{order.tag}"
-            lock = _locks.get(name) or _locks.setdefault(name, asyncio.Lock())
-            async with lock:
-                there = await self._there(order)
-                if there is not None:
-                    return there
+            async with self._turns.of(order):
+                made = there(await self.owned(order.owner), order)
+                if made is not None:
+                    return made
                 await self._launches.turn(f"lambda {self.name}: launch")
                 return await self._launched(order, body)
 
@@ -229,15 +224,6 @@ class LambdaProvider:
         if table(answer.json()).get("page_token"):  # as other lists of this API have it; this one has none so far
             raise Unclear(f"lambda {self.name}: the list of instances has another page, and nothing says how to ask for it")
         return rows
-
-    async def _there(self, order: Order) -> Instance | None:
-        """What bears the order's tag already. Raises `Unclear` if another attempt made it, and it is not over."""
-        rows = [row for row in await self._listing() if _tags(row).get("sublet-owner") == order.owner]
-        found = [_instance(row) for row in rows if _tags(row).get("sublet-tag") == order.tag]
-        same = [instance for instance in found if instance.key == order.key]
-        if any(instance.phase not in (Phase.ENDED, Phase.DESTROYING) for instance in found if instance not in same):
-            raise Unclear(f"lambda {self.name}: an instance {order.tag} of another attempt is there")
-        return same[0] if same else None
 
     def _launch(self, order: Order) -> dict[str, object]:
         place = OFFER_ID.fullmatch(order.offer.id)

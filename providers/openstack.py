@@ -7,7 +7,6 @@ has what is left destroyed and proven gone, and tells no capacity only then. A q
 
 import asyncio
 import contextlib
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -35,10 +34,8 @@ from providers.http import table, tables
 from providers.openstack_cloud import Cloud, Region
 from providers.openstack_offers import Known, Shelf
 from providers.openstack_servers import (
-    KEY,
     PART,
     SERVER_ID,
-    TAG,
     USER_DATA_LIMIT,
     Build,
     owner_of,
@@ -46,6 +43,7 @@ from providers.openstack_servers import (
     refusal,
     shown,
 )
+from providers.tags import Turns, there
 
 PROFILE = Profile(
     pricing="what your settings say: OpenStack has no API for prices",
@@ -54,7 +52,6 @@ PROFILE = Profile(
 )
 TAGS, VOLUME_TYPES = (2, 52), (2, 67)  # the microversions from which on a create takes them
 LOOKS = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between the looks at a young server
-_locks: "weakref.WeakValueDictionary[str, asyncio.Lock]" = weakref.WeakValueDictionary()
 
 
 @dataclass(frozen=True)
@@ -137,6 +134,7 @@ class OpenStackProvider:
             own=settings.own,
         )
         self._shelf = Shelf(known, clock)
+        self._turns = Turns(f"openstack|{settings.clouds_file}|{settings.cloud}")
         self._under_way: set[asyncio.Task[Instance]] = set()
 
     async def offers(self, need: Need) -> Sequence[Offer]:
@@ -211,12 +209,10 @@ class OpenStackProvider:
         region = regions.get(region_name)
         if region is None or not PART.fullmatch(flavor):
             raise Refused(f"{order.offer.id[:80]!r} is no offer of this cloud: REGION/FLAVOR, of {', '.join(regions)}")
-        name = f"{settings.clouds_file}|{settings.cloud}|{region_name}|{order.tag}"
-        lock = _locks.get(name) or _locks.setdefault(name, asyncio.Lock())
-        async with lock:
-            there = await self._tagged(region, order)
-            if there is not None:
-                return await self._watched(region, there)
+        async with self._turns.of(order):
+            made = there(await self._tagged(region, order), order)
+            if made is not None:
+                return await self._watched(region, made)
             build = await self._build(region, order.image or settings.image)
             tags = await region.micro(TAGS)
             micro = await region.micro(VOLUME_TYPES) if settings.volume_type else tags
@@ -232,17 +228,10 @@ class OpenStackProvider:
             )
             return await self._watched(region, made)
 
-    async def _tagged(self, region: Region, order: Order) -> Instance | None:
-        """What is there under the order's tag. Raises `Unclear` if it is of another attempt."""
-        name = f"^{order.tag}$"  # Nova takes it for a regular expression
-        for row in await region.pages("/servers/detail", "servers", params={"name": name}):
-            labels = table(row.get("metadata") or {})
-            if owner_of(row) != order.owner or labels.get(TAG) != order.tag:
-                continue
-            if labels.get(KEY) != order.key:
-                raise Unclear(f"a server {order.tag} of another attempt is there")
-            return shown(row, region.name)
-        return None
+    async def _tagged(self, region: Region, order: Order) -> list[Instance]:
+        params = {"name": f"^{order.tag}$"}  # Nova takes it for a regular expression
+        rows = await region.pages("/servers/detail", "servers", params=params)
+        return [shown(row, region.name) for row in rows if owner_of(row) == order.owner]
 
     async def _watched(self, region: Region, made: Instance) -> Instance:
         """The server, once it is past the scheduler or the watch is over. Raises what its ERROR means, once it is gone."""

@@ -7,13 +7,10 @@ interruptible pods, and version 1, which has one, is to be retired: so no spot h
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextlib
-import hashlib
 import json
 import re
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -47,6 +44,7 @@ from providers.runpod_account import Account
 from providers.runpod_catalogue import ANYWHERE, Catalogue, Cloud, Place, Wanted
 from providers.runpod_logins import Logins
 from providers.runpod_refusals import Refusals
+from providers.tags import Turns, there
 
 PHASES: Mapping[str, Phase] = {
     "PROVISIONING": Phase.STARTING,
@@ -71,8 +69,6 @@ PROFILE = Profile(
     proven_against="the vendor's API description and a fake of ours; never live",
     source="runpod/docs: api-reference/openapi.json, api-reference-v2/openapi.json, pods/pricing.mdx, of 2026-08",
 )
-_tags: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-"""One create of one tag at a time in this process, whichever provider object makes it."""
 
 
 class Start(StrEnum):
@@ -145,7 +141,7 @@ class RunPodProvider:
             },
         )
         self._account = Account(f"RunPod {name}", settings.url, settings.api_key, clock=clock, transport=transport)
-        self._place = hashlib.sha256(f"{settings.url}|{settings.api_key.reveal()}".encode()).hexdigest()
+        self._turns = Turns(f"runpod|{settings.url}|{settings.api_key.reveal()}")
         wanted = Wanted(
             settings.clouds,
             settings.counts,
@@ -173,9 +169,9 @@ class RunPodProvider:
             place = Place.of(order.offer.id)
             if not IMAGE.fullmatch(order.image or ""):
                 raise Refused("RunPod is given images as REGISTRY/REPOSITORY@sha256:DIGEST only")
-            async with _tags.setdefault(f"{self._place}{order.tag}", asyncio.Lock()):
-                there = await self._tagged(order)
-                return there if there is not None else await self._rent(order, place)
+            async with self._turns.of(order):
+                pods = [pod for pod in await self._account.pods() if _mark(pod, "OWNER") == order.owner]
+                return there(map(_instance, pods), order) or await self._rent(order, place)
 
     async def get(self, instance_id: str) -> Instance | None:
         with guarded("RunPod get"):
@@ -218,16 +214,6 @@ class RunPodProvider:
 
     async def aclose(self) -> None:
         await self._account.aclose()
-
-    async def _tagged(self, order: Order) -> Instance | None:
-        """What is there under the order's tag and owner. Raises `Unclear` if it is not of this very attempt."""
-        pods = [pod for pod in await self._account.pods() if _mark(pod, "OWNER") == order.owner]
-        found = [one for one in map(_instance, pods) if one.tag == order.tag and one.phase is not Phase.ENDED]
-        if not found:
-            return None
-        if len(found) > 1 or found[0].key != order.key:
-            raise Unclear(f"{len(found)} pods named {order.tag} are there, of another attempt")
-        return found[0]
 
     async def _rent(self, order: Order, place: Place) -> Instance:
         registry = await self._logins.store(order)

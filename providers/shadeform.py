@@ -9,12 +9,9 @@ What its description says, and what follows from it:
     only 200 is documented                          `shadeform_errors` judges the rest, and the list decides what is gone
 """
 
-import asyncio
 import base64
-import hashlib
 import logging
 import re
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -45,6 +42,7 @@ from providers.http import Answer, Api, table, tables
 from providers.rate import shared
 from providers.shadeform_errors import JUDGED, judged
 from providers.shadeform_offers import OFFER_ID, Choice, offered
+from providers.tags import Turns, there
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +67,6 @@ PROFILE = Profile(
     proven_against="vendor spec: each request, and each answer of our own stand-in, judged by Shadeform's OpenAPI 1.0.0",
     source="Shadeform's API description as of 2026-08, docs.shadeform.ai (concepts, FAQ)",
 )
-_locks: "weakref.WeakValueDictionary[str, asyncio.Lock]" = weakref.WeakValueDictionary()
 
 
 @dataclass(frozen=True)
@@ -126,7 +123,7 @@ class ShadeformProvider:
         )
         self._clock = clock
         account = f"shadeform|{ADDRESS}|{settings.api_key.reveal()}"
-        self._account = hashlib.sha256(account.encode()).hexdigest()
+        self._turns = Turns(account)
         self._api = Api(
             ADDRESS,
             title=f"shadeform {name}",
@@ -150,11 +147,8 @@ class ShadeformProvider:
         with guarded("shadeform create", maybe_created=True):
             vet(order, self.traits)
             body = self._body(order)
-            name = f"{self._account}/{order.tag}"
-            lock = _locks.get(name) or _locks.setdefault(name, asyncio.Lock())
-            async with lock:
-                there = await self._there(order)
-                return there if there is not None else await self._created(order, body)
+            async with self._turns.of(order):
+                return there(await self.owned(order.owner), order) or await self._created(order, body)
 
     async def get(self, instance_id: str) -> Instance | None:
         with guarded("shadeform get"):
@@ -221,15 +215,6 @@ class ShadeformProvider:
 
     async def _listing(self) -> Sequence[Mapping[str, Any]]:
         return tables(table((await self._read("/instances")).json())["instances"])
-
-    async def _there(self, order: Order) -> Instance | None:
-        """What bears the order's tag already. Raises `Unclear` if another attempt made it, and it is not over."""
-        rows = [row for row in await self._listing() if _tags(row).get("sublet-owner") == order.owner]
-        found = [_instance(row) for row in rows if _tags(row).get("sublet-tag") == order.tag]
-        same = [instance for instance in found if instance.key == order.key]
-        if any(instance.phase not in (Phase.ENDED, Phase.DESTROYING) for instance in found if instance not in same):
-            raise Unclear(f"shadeform {self.name}: an instance {order.tag} of another attempt is there")
-        return same[0] if same else None
 
     def _body(self, order: Order) -> dict[str, object]:
         place = OFFER_ID.fullmatch(order.offer.id)

@@ -7,12 +7,9 @@ too low makes a stopped one), so no answer is read without looking for a contrac
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import gzip
-import hashlib
 import re
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -40,6 +37,7 @@ from providers.contract import (
     guarded,
     vet,
 )
+from providers.tags import Turns, there
 from providers.vast_account import PACES, Account
 from providers.vast_offers import COUNTRY, Ask, Search, Wanted
 
@@ -72,8 +70,6 @@ PROFILE = Profile(
     proven_against="the vendor's SDK against a fake of ours, judged by the vendor's API description; never live",
     source="vast-ai/docs: api-reference, guides/instances/pricing.mdx, of 2026-08; vastai 1.9.1",
 )
-_tags: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-"""One create of one tag at a time in this process, whichever provider object makes it."""
 
 
 class Start(StrEnum):
@@ -146,7 +142,7 @@ class VastProvider:
             },
         )
         self._account = Account(f"Vast {name}", settings.url, settings.api_key, clock=clock)
-        self._place = hashlib.sha256(f"{settings.url}|{settings.api_key.reveal()}".encode()).hexdigest()
+        self._turns = Turns(f"vast|{settings.url}|{settings.api_key.reveal()}")
         wanted = Wanted(
             settings.countries,
             settings.gpus,
@@ -173,9 +169,8 @@ class VastProvider:
             vet(order, self.traits)
             ask = Ask.of(order.offer.id)
             body = self._body(order, ask)
-            async with _tags.setdefault(f"{self._place}{order.tag}", asyncio.Lock()):
-                there = await self._tagged(order)
-                return there if there is not None else await self._rent(order, ask, body)
+            async with self._turns.of(order):
+                return there(await self._tagged(order), order) or await self._rent(order, ask, body)
 
     async def get(self, instance_id: str) -> Instance | None:
         """By the listing, which says of a number that there is none; for one instance the API documents no such answer."""
@@ -220,16 +215,9 @@ class VastProvider:
             raise Unclear("another instance was shown than was asked for", maybe_created=False)
         return rows[0] if rows else None
 
-    async def _tagged(self, order: Order) -> Instance | None:
-        """What is there under the order's tag and owner. Raises `Unclear` if it is not of this very attempt."""
+    async def _tagged(self, order: Order) -> list[Instance]:
         label = _labelled(order.tag, order.owner)
-        rows = [row for row in await self._account.instances({"label": {"eq": label}}) if row.get("label") == label]
-        found = [one for one in map(_instance, rows) if one.phase is not Phase.ENDED]
-        if not found:
-            return None
-        if len(found) > 1 or found[0].key != order.key:
-            raise Unclear(f"{len(found)} instances named {order.tag} are there, of another attempt")
-        return found[0]
+        return [_instance(row) for row in await self._account.instances({"label": {"eq": label}}) if row.get("label") == label]
 
     async def _rent(self, order: Order, ask: Ask, body: Mapping[str, Any]) -> Instance:
         answer = await self._account.create(ask.number, body)
