@@ -11,13 +11,12 @@ from providers.aws_errors import sort_answer, sort_failure
 from providers.aws_settings import AwsSettings
 from providers.clock import Clock
 from providers.contract import ProviderError, Throttled, Unclear
-from providers.http import tables
+from providers.http import repeated, tables
 from providers.rate import Pace, shared
 from providers.sdk import sdk
 
 PRICE_REGION = "us-east-1"
 """The price list is told by few regions, for all of them."""
-PAUSES = (0.2, 0.8)  # seconds before the second and the third try of a read
 MOST_PAGES = 200
 WRITES = (timedelta(seconds=0.5), 5)
 """EC2's own bucket for RunInstances and TerminateInstances: five at once, two a second (its API throttling page)."""
@@ -58,23 +57,13 @@ class Account:
 
     async def read(self, region: str, operation: str, *, service: str = "ec2", **arguments: Any) -> Mapping[str, Any]:
         """Asked again twice after no clear answer: reading changes nothing."""
-        for pause in PAUSES:
-            answer = await self._once(service, region, operation, arguments, creates=False, writes=False)
-            if not isinstance(answer, Unclear):
-                break
-            await self._clock.sleep(pause)
-        else:
-            answer = await self._once(service, region, operation, arguments, creates=False, writes=False)
-        if isinstance(answer, ProviderError):
-            raise answer
-        return answer
+        return await repeated(
+            lambda: self._once(service, region, operation, arguments, creates=False, writes=False), self._clock
+        )
 
     async def write(self, region: str, operation: str, *, creates: bool = False, **arguments: Any) -> Mapping[str, Any]:
         """Sent once."""
-        answer = await self._once("ec2", region, operation, arguments, creates=creates, writes=True)
-        if isinstance(answer, ProviderError):
-            raise answer
-        return answer
+        return await self._once("ec2", region, operation, arguments, creates=creates, writes=True)
 
     async def pages(
         self, region: str, operation: str, key: str, *, service: str = "ec2", **arguments: Any
@@ -102,19 +91,21 @@ class Account:
 
     async def _once(
         self, service: str, region: str, operation: str, arguments: Mapping[str, Any], *, creates: bool, writes: bool
-    ) -> Mapping[str, Any] | ProviderError:
-        """The error is given, not raised, so that nothing of the SDK's stays chained to it."""
+    ) -> Mapping[str, Any]:
         what = f"aws {region} {operation}"
         pace = self._pace(region, writes=writes)
         await pace.turn(what)
         answer = await asyncio.to_thread(self._ask, what, service, region, operation, arguments, creates)
         if isinstance(answer, Throttled):
             pace.hold(answer.wait)
+        if isinstance(answer, ProviderError):
+            raise answer
         return answer
 
     def _ask(
         self, what: str, service: str, region: str, operation: str, arguments: Mapping[str, Any], creates: bool
     ) -> Mapping[str, Any] | ProviderError:
+        """The error is given, not raised, so that nothing of the SDK's stays chained to it."""
         try:
             call = getattr(self._client(service, region), operation)
         except Exception as error:  # noqa: BLE001  a configuration that the SDK cannot use: nothing was sent

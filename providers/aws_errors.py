@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any, cast
 
 from providers.contract import NoCapacity, ProviderError, Reach, Refused, Throttled, Unclear, Why
+from providers.http import clean
 from providers.sdk import sdk
 
 
@@ -61,13 +62,6 @@ class TokenSpent(Refused):
 
 class Passed(Refused):
     """A dry run would have succeeded."""
-
-
-def clean(text: str, hidden: Iterable[str]) -> str:
-    """One printable line of at most 300 characters without our secrets."""
-    for word in hidden:
-        text = text.replace(word, "***")
-    return " ".join("".join(character if character.isprintable() else " " for character in text).split())[:300]
 
 
 def sort_answer(what: str, answer: Mapping[str, Any], *, creates: bool, hidden: Iterable[str]) -> ProviderError:

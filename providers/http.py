@@ -20,12 +20,12 @@ import asyncio
 import contextlib
 import json
 import ssl
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import httpx
 
@@ -37,6 +37,7 @@ MEBIBYTE = 1024 * 1024
 PAUSES = (0.2, 0.8)  # seconds before the second and the third try of what may be repeated
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 LONGEST_WAIT = timedelta(hours=1)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,16 +150,10 @@ class Api:
 
     def redact(self, text: str) -> str:
         """Without our secrets and control characters, and short enough for a log line."""
-        for word in self._hidden:
-            text = text.replace(word, "***")
-        return " ".join("".join(character if character.isprintable() else " " for character in text).split())[:300]
+        return clean(text, self._hidden)
 
     async def _repeated(self, method: str, path: str, **rest: Any) -> Answer:
-        for pause in PAUSES:
-            with contextlib.suppress(Unclear):
-                return await self._once(method, path, **rest)
-            await self._clock.sleep(pause)
-        return await self._once(method, path, **rest)
+        return await repeated(lambda: self._once(method, path, **rest), self._clock)
 
     async def _once(
         self,
@@ -228,7 +223,7 @@ class Api:
         said = self.redact(said_by_vendor(answer.body))
         text = f"{what}: {answer.status}" + (f": {said}" if said else "")
         if answer.status == 429:
-            wait = self._wait(answer.headers.get("Retry-After", ""))
+            wait = wait_of(answer.headers.get("Retry-After", ""), self._clock.now())
             if self._pace is not None:
                 self._pace.hold(wait)
             return Throttled(text, wait=wait)
@@ -237,16 +232,33 @@ class Api:
         why = {401: Why.CREDENTIALS, 403: Why.CREDENTIALS, 402: Why.FUNDS}.get(answer.status, Why.REQUEST)
         return Refused(text, why=why)
 
-    def _wait(self, retry_after: str) -> timedelta:
-        """`Retry-After` as RFC 9110 10.2.3 has it: seconds, or a date; 30 s where it is missing or unreadable."""
-        wait = timedelta(seconds=30)
-        with contextlib.suppress(ValueError, TypeError, OverflowError):
-            if retry_after.strip().isdigit():
-                wait = timedelta(seconds=int(retry_after))
-            elif retry_after:
-                until = parsedate_to_datetime(retry_after)
-                wait = (until if until.tzinfo else until.replace(tzinfo=UTC)) - self._clock.now()
-        return min(max(wait, timedelta(seconds=1)), LONGEST_WAIT)
+
+async def repeated(ask: Callable[[], Awaitable[T]], clock: Clock) -> T:
+    """What `ask` gives; it is asked again twice after no clear answer, so it is to be something that changes nothing."""
+    for pause in PAUSES:
+        with contextlib.suppress(Unclear):
+            return await ask()
+        await clock.sleep(pause)
+    return await ask()
+
+
+def wait_of(retry_after: str, now: datetime) -> timedelta:
+    """`Retry-After` as RFC 9110 10.2.3 has it: seconds, or a date; 30 s where it is missing or unreadable."""
+    wait = timedelta(seconds=30)
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        if retry_after.strip().isdigit():
+            wait = timedelta(seconds=int(retry_after))
+        elif retry_after:
+            until = parsedate_to_datetime(retry_after)
+            wait = (until if until.tzinfo else until.replace(tzinfo=UTC)) - now
+    return min(max(wait, timedelta(seconds=1)), LONGEST_WAIT)
+
+
+def clean(text: str, hidden: Iterable[str] = (), *, most: int = 300) -> str:
+    """One printable line of at most so many characters, without the hidden words."""
+    for word in hidden:
+        text = text.replace(word, "***")
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())[:most]
 
 
 def table(value: object) -> Mapping[str, Any]:

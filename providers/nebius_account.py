@@ -14,6 +14,7 @@ from typing import Any
 
 from providers.clock import Clock
 from providers.contract import ProviderError, Refused, Secret, Throttled, Unclear, Why
+from providers.http import repeated
 from providers.nebius_errors import BUSY, CREDENTIALS, is_absent, sorted_status
 from providers.rate import shared
 from providers.sdk import sdk
@@ -22,7 +23,6 @@ EXTRA = "nebius"
 CALL_SECONDS = 30.0
 LOOK_SECONDS = 10.0  # at an operation, while its create is waiting
 TOKEN_SECONDS = 20.0
-PAUSES = (0.2, 0.8)  # seconds before the second and the third try of a read
 PAGE = 100
 MOST_PAGES = 200
 EVERY, BURST = timedelta(milliseconds=100), 20  # Nebius publishes no rate; this is far below any that was reported
@@ -58,11 +58,7 @@ class Account:
 
     async def read(self, service: Any, verb: str, request: Any) -> Any:
         """The answer, or None where the vendor says that it does not exist; asked up to three times."""
-        for pause in PAUSES:
-            with contextlib.suppress(Unclear):
-                return await self._once(service, verb, request, absent=True)
-            await self._clock.sleep(pause)
-        return await self._once(service, verb, request, absent=True)
+        return await repeated(lambda: self._once(service, verb, request, absent=True), self._clock)
 
     async def write(self, service: Any, verb: str, request: Any, *, key: str = "", creates: bool = False) -> Any:
         """Sent once. Gives the SDK's operation, or None where the vendor says that what is meant does not exist."""

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from providers.contract import NoCapacity, ProviderError, Reach, Refused, Throttled, Unclear, Why
+from providers.http import clean
 from providers.sdk import sdk
 
 ABSENT = "NOT_FOUND"
@@ -86,7 +87,7 @@ def _said(status: Any) -> str:
     codes = ", ".join(str(getattr(error, "code", "")) for error in getattr(status, "service_errors", ()) or ())
     number = str(getattr(status, "request_id", "") or "")
     parts = [words, f"({codes})" if codes else "", f"[request {number}]" if number else ""]
-    line = " ".join("".join(one if one.isprintable() else " " for one in " ".join(parts)).split())[:300]
+    line = clean(" ".join(parts))
     return f": {line}" if line else ""
 
 

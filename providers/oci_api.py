@@ -10,12 +10,12 @@ from typing import Any, cast
 
 from providers.clock import Clock
 from providers.contract import ProviderError, Throttled, Unclear
+from providers.http import repeated
 from providers.oci_errors import sort_answer, sort_failure
 from providers.oci_settings import OciSettings
 from providers.rate import Pace, shared
 from providers.sdk import sdk
 
-PAUSES = (0.2, 0.8)  # seconds before the second and the third try of a read
 MOST_PAGES = 200
 TIMEOUT = (5, 60)  # seconds to connect, and between bytes of an answer
 WRITES = (timedelta(seconds=0.5), 5)
@@ -57,24 +57,14 @@ class Tenancy:
 
     async def read(self, region: str, operation: str, *words: Any, service: str = COMPUTE, **named: Any) -> Any:
         """The SDK's response. Asked again twice after no clear answer: reading changes nothing."""
-        for pause in PAUSES:
-            answer = await self._once(service, region, operation, words, named, creates=False, writes=False)
-            if not isinstance(answer, Unclear):
-                break
-            await self._clock.sleep(pause)
-        else:
-            answer = await self._once(service, region, operation, words, named, creates=False, writes=False)
-        if isinstance(answer, ProviderError):
-            raise answer
-        return answer
+        return await repeated(
+            lambda: self._once(service, region, operation, words, named, creates=False, writes=False), self._clock
+        )
 
     async def write(self, region: str, operation: str, *words: Any, creates: bool = False, **named: Any) -> Any:
         """The SDK's response. Sent once; only a reply with an unreadable header makes the SDK send it again, under the same
         token (`oci.base_client`)."""
-        answer = await self._once(COMPUTE, region, operation, words, named, creates=creates, writes=True)
-        if isinstance(answer, ProviderError):
-            raise answer
-        return answer
+        return await self._once(COMPUTE, region, operation, words, named, creates=creates, writes=True)
 
     async def pages(self, region: str, operation: str, *words: Any, service: str = COMPUTE, **named: Any) -> Sequence[Any]:
         """The rows of every page, or an error: never a part. Raises `Unclear` where the pages do not end."""
@@ -102,16 +92,18 @@ class Tenancy:
     async def _once(
         self, service: str, region: str, operation: str, words: Any, named: Any, *, creates: bool, writes: bool
     ) -> Any:
-        """The error is given, not raised, so that nothing of the SDK's stays chained to it."""
         what = f"oci {region} {operation}"
         pace = self._pace(region, writes=writes)
         await pace.turn(what)
         answer = await asyncio.to_thread(self._ask, what, service, region, operation, words, named, creates)
         if isinstance(answer, Throttled):
             pace.hold(answer.wait)
+        if isinstance(answer, ProviderError):
+            raise answer
         return answer
 
     def _ask(self, what: str, service: str, region: str, operation: str, words: Any, named: Any, creates: bool) -> Any:
+        """The error is given, not raised, so that nothing of the SDK's stays chained to it."""
         try:
             call = getattr(self._client(service, region), operation)
         except Exception as error:  # noqa: BLE001  a configuration that the SDK cannot use: nothing was sent

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from providers.contract import NoCapacity, ProviderError, Reach, Refused, Throttled, Unclear, Why
+from providers.http import clean
 from providers.sdk import sdk
 
 SHORTAGE = re.compile(r"\bout of (host )?capacity\b", re.IGNORECASE)
@@ -39,13 +40,6 @@ class TokenSpent(Refused):
 
 class Busy(Unclear):
     """It is in a state in which this cannot be done now."""
-
-
-def clean(text: str, hidden: Iterable[str]) -> str:
-    """One printable line of at most 300 characters without our secrets."""
-    for word in hidden:
-        text = text.replace(word, "***")
-    return " ".join("".join(character if character.isprintable() else " " for character in text).split())[:300]
 
 
 def sort_answer(

@@ -11,26 +11,23 @@ import logging
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from providers.clock import Clock
 from providers.contract import NoCapacity, ProviderError, Refused, Throttled, Unclear, Why
-from providers.http import MEBIBYTE, said_by_vendor, table, tables
+from providers.http import MEBIBYTE, clean, repeated, said_by_vendor, table, tables, wait_of
 from providers.rate import Pace, shared
 from providers.sdk import sdk
 
 EXTRA = "openstack"
 TIMEOUTS = (5.0, 30.0)  # seconds to connect, and between two pieces of an answer
-PAUSES = (0.2, 0.8)  # seconds before the second and the third try of a read
 CAP = 16 * MEBIBYTE
 PAGE = 500
 MOST_PAGES = 200
 EVERY, BURST = timedelta(milliseconds=100), 20  # OpenStack has no rate of its own; a cloud that has one says 429
-LONGEST_WAIT = timedelta(hours=1)
 NO_HOST = ("no valid host", "exhausted all hosts", "not enough hosts", "insufficient compute resources")
 QUOTA = ("quota", "limit exceeded", "maximum number of")  # of ports and addresses, too, which Nova reports as a 403
 SERVICES = ("compute", "image", "network")
@@ -67,11 +64,7 @@ class Region:
 
     async def read(self, path: str, *, service: str = "compute", micro: str = "", params: Any = None) -> Reply | None:
         """The answer, or None where the service itself says that there is no such thing. Asked up to three times."""
-        for pause in PAUSES:
-            with contextlib.suppress(Unclear):
-                return await self._asked("GET", path, service, micro, params, None, creates=False)
-            await self.cloud.clock.sleep(pause)
-        return await self._asked("GET", path, service, micro, params, None, creates=False)
+        return await repeated(lambda: self._asked("GET", path, service, micro, params, None, creates=False), self.cloud.clock)
 
     async def write(self, method: str, path: str, *, body: Any = None, micro: str = "", creates: bool = False) -> Reply | None:
         """Sent once. None where Nova says that what is meant is not there."""
@@ -210,11 +203,12 @@ class Cloud:
     def sorted(self, reply: Reply) -> ProviderError:
         """What an answer of a service means that is not the one hoped for."""
         status = reply.status
-        said = _plain(said_by_vendor(_inner(reply.body)))
+        said = clean(said_by_vendor(_inner(reply.body)))
         text = f"{reply.what}: {status}" + (f": {said}" if said else "")
         words = said.lower()
         if status in (413, 429) and "quota" not in words:  # Nova's older rate limit was a 413
-            wait = _wait(reply.headers, self.clock)
+            told = next((value for name, value in reply.headers.items() if name.lower() == "retry-after"), "")
+            wait = wait_of(told.strip(), self.clock.now())
             self.pace.hold(wait)
             return Throttled(text, wait=wait)
         if 400 <= status < 500 and any(one in words for one in NO_HOST):
@@ -237,7 +231,7 @@ class Cloud:
         try:
             return self._opened()
         except Exception as error:  # noqa: BLE001  whatever the SDK raises of a file
-            said = _plain(str(error))
+            said = clean(str(error))
             harmless = type(error).__name__ == "ConfigException" and said.startswith(("Cloud ", "Region "))
             return said if harmless else type(error).__name__
 
@@ -277,7 +271,7 @@ class Cloud:
             # Only the login raises these: a service's own answers are judged by themselves.
             text = f"{what}: the login answers {status}"
             if status in (413, 429):
-                wait = _wait({"Retry-After": str(getattr(failure, "retry_after", "") or "")}, self.clock)
+                wait = wait_of(str(getattr(failure, "retry_after", "") or ""), self.clock.now())
                 self.pace.hold(wait)
                 return Throttled(text, wait=wait)
             if isinstance(status, int) and 400 <= status < 500 and status != 408:
@@ -306,20 +300,3 @@ def _is_absence(reply: Reply) -> bool:
     with contextlib.suppress(Unclear):
         return "itemNotFound" in reply.content
     return False
-
-
-def _wait(headers: Mapping[str, str], clock: Clock) -> timedelta:
-    """`Retry-After`: seconds or a date; 30 s where it is missing or unreadable."""
-    said = next((value for name, value in headers.items() if name.lower() == "retry-after"), "").strip()
-    wait = timedelta(seconds=30)
-    with contextlib.suppress(ValueError, TypeError, OverflowError):
-        if said.isdigit():
-            wait = timedelta(seconds=int(said))
-        elif said:
-            until = parsedate_to_datetime(said)
-            wait = (until if until.tzinfo else until.replace(tzinfo=UTC)) - clock.now()
-    return min(max(wait, timedelta(seconds=1)), LONGEST_WAIT)
-
-
-def _plain(text: str) -> str:
-    return " ".join("".join(one if one.isprintable() else " " for one in text).split())[:300]

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from providers.contract import Instance, NoCapacity, Order, Phase, ProviderError, Refused, Unclear, Why
-from providers.http import table
+from providers.http import clean, table
 from providers.openstack_cloud import NO_HOST
 
 OWNER, TAG, KEY, ENDS = "sublet-owner", "sublet-tag", "sublet-key", "sublet-ends-at"
@@ -130,7 +130,7 @@ def fault(server: Mapping[str, Any]) -> str:
     """Why Nova gave it up, in its own words."""
     found: object = server.get("fault")
     said = str(table(found).get("message") or "") if found else ""
-    return " ".join("".join(one if one.isprintable() else " " for one in said).split())[:200]
+    return clean(said, most=200)
 
 
 def refusal(server: Mapping[str, Any]) -> ProviderError:

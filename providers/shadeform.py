@@ -38,7 +38,7 @@ from providers.contract import (
     guarded,
     vet,
 )
-from providers.http import Answer, Api, table, tables
+from providers.http import Answer, Api, clean, table, tables
 from providers.rate import shared
 from providers.shadeform_errors import JUDGED, judged
 from providers.shadeform_offers import OFFER_ID, Choice, offered
@@ -298,7 +298,7 @@ def _instance(row: Mapping[str, Any]) -> Instance:
         phase=phase,
         created_at=_time(row.get("created_at")),
         region=str(row["region"]),
-        detail="".join(character if character.isprintable() else " " for character in status + more)[:160],
+        detail=clean(status + more, most=160),
         key=tags.get("sublet-key", ""),
         ended_at=_time(row.get("deleted_at")) if phase is Phase.ENDED else None,
     )

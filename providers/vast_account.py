@@ -20,7 +20,7 @@ from typing import Any
 
 from providers.clock import Clock
 from providers.contract import NoCapacity, ProviderError, Refused, Secret, Throttled, Unclear, Why
-from providers.http import MEBIBYTE, table, tables
+from providers.http import MEBIBYTE, clean, table, tables
 from providers.rate import Pace, shared
 from providers.sdk import sdk
 
@@ -231,8 +231,7 @@ class Account:
         """Without our secrets and what was sent, on one short line."""
         for word in sorted((self._key.reveal(), *hidden), key=len, reverse=True):
             text = text.replace(word, "***") if len(word) >= 4 else text
-        text = LONG_WORD.sub("***", text)
-        return " ".join("".join(character if character.isprintable() else " " for character in text).split())[:300]
+        return clean(LONG_WORD.sub("***", text))
 
 
 def _quiet() -> None:
