@@ -18,6 +18,7 @@ from app.node.bootstrap import Boot, render
 from app.node.package import agent
 from app.store import audit, leases, nodes, pilots
 from app.store.db import Database
+from app.web import node_pilots
 from app.web.nodes import digest
 from providers.contract import BootsFrom, Secret
 from tests.fake_node import FakeNode, Manner, Refused, Told, fitting, read_user_data
@@ -239,6 +240,25 @@ async def test_only_a_pilots_node_may_measure(site: Site) -> None:
     sample = await node.post("sample", {})
     assert (sample.status_code, sample.json()["error"]["code"]) == (409, "no_sample")
     assert await node.say("measured", gpu={"name": "H100"}, network={}) == {"kept": False}
+
+
+async def test_a_reader_of_the_sample_who_stands_still_is_hung_up_on(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_pilots, "PATIENCE", 0.05)
+    sample = await node_pilots.NodePilots(site.parts).sample(site.pilot(), NOW)
+    assert sample is not None
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if len(sent) > 2:
+            await asyncio.Event().wait()
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(10):
+        await sample({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
+    assert len(sent) == 3
 
 
 async def test_a_pilots_node_is_told_what_to_measure_and_heard_once(site: Site) -> None:
