@@ -5,7 +5,6 @@ instance's id is "REGION/i-…", so that it is found again with one call. Fields
 description of EC2.
 """
 
-import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -25,7 +24,6 @@ from providers.contract import (
     Order,
     Phase,
     Profile,
-    ProviderError,
     Refused,
     Traits,
     Unclear,
@@ -34,6 +32,7 @@ from providers.contract import (
     vet,
 )
 from providers.http import table, tables
+from providers.regions import looked, place_of, whole
 
 PHASES: Mapping[str, Phase] = {
     "pending": Phase.STARTING,
@@ -139,12 +138,7 @@ class AwsProvider:
     async def owned(self, owner: str) -> Sequence[Instance]:
         """One call per region; those that have ended are shown as long as EC2 keeps their records."""
         with guarded("aws owned"):
-            regions = list(self.settings.subnets)
-            answers = await asyncio.gather(*(self._owned(region, owner) for region in regions), return_exceptions=True)
-            for region, answer in zip(regions, answers, strict=True):
-                if isinstance(answer, BaseException):
-                    raise answer if isinstance(answer, ProviderError) else Unclear(f"aws {region}: an unreadable list")
-            return [instance for answer in answers if not isinstance(answer, BaseException) for instance in answer]
+            return await whole("aws", self.settings.subnets, lambda region: self._owned(region, owner))
 
     async def destroy(self, instance_id: str) -> None:
         """Terminates. Its disks and its address go with it, and a one-time spot request closes."""
@@ -159,16 +153,9 @@ class AwsProvider:
 
     async def check(self) -> Health:
         """Reads subnets, types and prices of every region, and asks for a launch that EC2 only pretends (DryRun)."""
-        facts: dict[str, str] = {}
-        bad: list[str] = []
-        for region in self.settings.subnets:
-            try:
-                with guarded(f"aws {region} check"):
-                    facts[region] = await self._look(region)
-            except ProviderError as error:
-                bad.append(str(error))
+        facts, bad = await looked("aws", self.settings.subnets, self._look)
         if bad:
-            return Health(False, "; ".join(bad)[:600], facts)
+            return Health(False, bad, facts)
         unpriced = sorted({kind for kinds in self._catalogue.unpriced.values() for kind in kinds})
         if unpriced:
             why = self._catalogue.troubles.get("prices", "the price list has none")
@@ -205,12 +192,7 @@ class AwsProvider:
 
     def _place(self, instance_id: str) -> tuple[str, str] | None:
         """Region and EC2's own id; None if it cannot be an instance of AWS. Raises `Unclear` for a region that is not ours."""
-        region, _, name = instance_id.partition("/")
-        if not REGION.fullmatch(region) or not INSTANCE_ID.fullmatch(name):
-            return None
-        if region not in self.settings.subnets:
-            raise Unclear(f"{region} is not in the settings any more: nothing is known of {name}", maybe_created=False)
-        return region, name
+        return place_of(instance_id, region=REGION, name=INSTANCE_ID, ours=self.settings.subnets)
 
 
 def _instances(reservations: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, cast
 
-from providers.contract import NoCapacity, ProviderError, Reach, Refused, Throttled, Unclear, Why
+from providers.contract import ProviderError, Reach, Refused, Throttled, Unclear, Why
 from providers.http import clean
+from providers.regions import NoMachine
 from providers.sdk import sdk
 
 
@@ -46,10 +47,6 @@ ABSENT = frozenset({"InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed"}
 CODE = re.compile(r"[A-Z][A-Za-z0-9]{2,60}(\.[A-Za-z0-9]{1,60})*")
 PAUSE = timedelta(seconds=2)
 """EC2 tells no wait with a throttled call; its buckets gain two calls a second or more."""
-
-
-class NoMachine(NoCapacity):
-    """One zone has none: the next zone is asked."""
 
 
 class Absent(Refused):

@@ -1,26 +1,21 @@
-"""Launches one instance through the zones of a region: the request, the walk from zone to zone, and the token.
+"""Launches one instance through the zones of a region: the image, the request and the token.
 
 EC2 honours a create token per zone as soon as a subnet is named ("RunInstances idempotency", EC2 developer guide): the same
-token in another zone is another instance. So the walk goes on to the next zone only after a definite no of the last,
-stays at the zone that gave no clear answer, and looks for the key's tag first when it does not know how far it came.
+token in another zone is another instance, which is what `providers.regions.Zones` is for.
 """
 
-import asyncio
 import hashlib
-import weakref
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from datetime import UTC
 from typing import Any
 
 from providers.aws_api import Account
-from providers.aws_errors import NoMachine, TokenSpent
+from providers.aws_errors import TokenSpent
 from providers.aws_settings import IMAGE, AwsSettings, split_offer
-from providers.contract import NoCapacity, Offer, Order, Reach, Refused, Unclear, guarded
+from providers.contract import Offer, Order, Reach, Refused, Unclear, guarded
 from providers.http import table, tables
+from providers.regions import Zones
 
-REMEMBERED = 1000
-"""Keys whose zone is kept in memory. The engine has far fewer creates open at once."""
 OWNER, TAG, KEY, ENDS = "sublet.owner", "sublet.tag", "sublet.key", "sublet.ends-at"
 OWN_ARCHITECTURES: Mapping[str, str] = {"amd64": "x86_64", "arm64": "arm64"}
 
@@ -40,56 +35,35 @@ class Launcher:
     def __init__(self, settings: AwsSettings, account: Account) -> None:
         self._settings, self._account = settings, account
         self._images: dict[tuple[str, str], Mapping[str, Any]] = {}
-        self._stands: OrderedDict[str, str] = OrderedDict()  # key -> the subnet that was asked last
-        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._zones = Zones()
 
     async def launch(self, order: Order, subnets: Sequence[str]) -> Mapping[str, Any]:
-        """EC2's description of the instance. Walks the zones of `subnets`; one key at a time."""
+        """EC2's description of the instance. Walks the zones of `subnets`."""
         region, kind, spot = split_offer(order.offer.id)
         if region not in self._settings.subnets or not kind:
             raise Refused(f"{order.offer.id[:80]!r} is no offer of this provider")
         image = await self._image(region, order)
         recipe = self._recipe(order, kind, image, spot=spot)
-        turn = self._turns.setdefault(order.key, asyncio.Lock())
-        async with turn:
-            return await self._walk(region, order, recipe, subnets, spot=spot)
+
+        async def ask(subnet: str) -> Mapping[str, Any]:
+            request = self._request(recipe, region, subnet)
+            try:
+                return _only(await self._account.write(region, "run_instances", creates=True, **request))
+            except TokenSpent:
+                return await self._spent(region, order)
+
+        async def look() -> Mapping[str, Any] | None:
+            return await self._by_key(region, order) if len(self._settings.subnets[region]) > 1 else None
+
+        # Spot runs dry by itself; without machines at the full price there are none for less.
+        reach = Reach.OFFER if spot else Reach.REGION
+        return await self._zones.first(order.key, subnets, ask, look=look, reach=reach)
 
     async def try_dry(self, region: str, kind: str, image: str, subnet: str) -> None:
         """Asks EC2 whether we might. It answers with an error in any case; `Passed` is the good one."""
         there = await self._told(region, image)
         request = self._request({"ImageId": image, "InstanceType": kind, **self._machine(there)}, region, subnet)
         await self._account.write(region, "run_instances", DryRun=True, **request)
-
-    async def _walk(
-        self, region: str, order: Order, recipe: Mapping[str, Any], subnets: Sequence[str], *, spot: bool
-    ) -> Mapping[str, Any]:
-        stands = self._stands.get(order.key)
-        if stands is None and len(self._settings.subnets[region]) > 1:
-            found = await self._by_key(region, order)
-            if found is not None:
-                return found
-        no: NoMachine | None = None
-        for subnet in walk(order.key, subnets, stands):
-            self._remember(order.key, subnet)
-            try:
-                answer = await self._account.write(
-                    region, "run_instances", creates=True, **self._request(recipe, region, subnet)
-                )
-            except NoMachine as error:
-                no = error
-                continue
-            except TokenSpent:
-                return await self._spent(region, order)
-            return _only(answer)
-        self._stands.pop(order.key, None)  # a definite no of every zone: nothing is left of this key
-        # Spot runs dry by itself; without machines at the full price there are none for less.
-        raise NoCapacity(str(no or "no zone"), reach=Reach.OFFER if spot else Reach.REGION)
-
-    def _remember(self, key: str, subnet: str) -> None:
-        self._stands[key] = subnet
-        self._stands.move_to_end(key)
-        while len(self._stands) > REMEMBERED:
-            self._stands.popitem(last=False)
 
     async def _by_key(self, region: str, order: Order) -> Mapping[str, Any] | None:
         filters = [{"Name": f"tag:{TAG}", "Values": [order.tag]}, {"Name": f"tag:{OWNER}", "Values": [order.owner]}]
@@ -194,17 +168,6 @@ class Launcher:
         if groups:
             interface["Groups"] = list(groups)
         return {**recipe, "NetworkInterfaces": [interface]}
-
-
-def walk(key: str, subnets: Sequence[str], stands: str | None) -> Sequence[str]:
-    """The zones to ask, in an order that is the key's own: the same each time, and another for another key.
-
-    From `stands` on, where a zone was asked before: those that went before it gave a definite no."""
-    first = int(token(key)[:8], 16) % len(subnets) if subnets else 0
-    order = [*subnets[first:], *subnets[:first]]
-    if stands is None:
-        return order
-    return order[order.index(stands) :] if stands in order else [stands]
 
 
 def _only(answer: Mapping[str, Any]) -> Mapping[str, Any]:

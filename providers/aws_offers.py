@@ -11,8 +11,9 @@ from typing import Any
 from providers.aws_api import PRICE_REGION, Account
 from providers.aws_settings import COUNTRIES, TYPE, AwsSettings, offer_id
 from providers.clock import Clock
-from providers.contract import Offer, ProviderError, Refused, Throttled, Unclear, Why
+from providers.contract import Offer, ProviderError, Throttled, Unclear
 from providers.http import table, tables
+from providers.regions import answering
 
 CATALOGUE_EVERY = timedelta(hours=1)  # machine types and zones change with AWS's releases, not with the minute
 PRICES_EVERY = timedelta(hours=24)  # a list price changes a few times a year
@@ -51,21 +52,7 @@ class Catalogue:
 
     async def offers(self, regions: Iterable[str]) -> Sequence[Offer]:
         """Of the regions that answer. Raises if none does, or if the credentials are refused."""
-        wanted = list(regions)
-        answers = await asyncio.gather(*(self._region(region) for region in wanted), return_exceptions=True)
-        offers: list[Offer] = []
-        errors: list[BaseException] = []
-        for region, answer in zip(wanted, answers, strict=True):
-            if isinstance(answer, BaseException):
-                errors.append(answer)
-                self.troubles[region] = str(answer) if isinstance(answer, ProviderError) else type(answer).__name__
-            else:
-                self.troubles.pop(region, None)
-                offers += answer
-        refused = [error for error in errors if isinstance(error, Refused) and error.why is Why.CREDENTIALS]
-        if errors and (refused or len(errors) == len(wanted)):
-            raise (refused or errors)[0]
-        return offers
+        return await answering(regions, self._region, self.troubles)
 
     async def kinds(self, region: str) -> Mapping[str, Kind]:
         """Machine type -> what it is, for those that the settings offer and our zones have."""
@@ -115,6 +102,7 @@ class Catalogue:
 
     async def _region(self, region: str) -> list[Offer]:
         settings, seen = self._settings, self._clock.now()
+        self.troubles.pop(region, None)
         kinds = [kind for kind in (await self.kinds(region)).values() if settings.boots(region, kind.architecture)]
         listed: dict[str, Decimal | None] = {}
         if settings.on_demand:

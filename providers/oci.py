@@ -5,7 +5,6 @@ for 24 hours. An instance's id is "REGION/ocid1.instance…", so that it is foun
 states are those of the SDK's own models.
 """
 
-import asyncio
 import fnmatch
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,6 @@ from providers.contract import (
     Order,
     Phase,
     Profile,
-    ProviderError,
     Refused,
     Traits,
     Unclear,
@@ -31,9 +29,10 @@ from providers.contract import (
 )
 from providers.oci_api import Tenancy
 from providers.oci_errors import Busy, NotShown
-from providers.oci_launch import KEY, OWNER, REMEMBERED, TAG, USER_DATA, Launcher, tags_of
+from providers.oci_launch import KEY, OWNER, TAG, USER_DATA, Launcher, tags_of
 from providers.oci_offers import Catalogue
 from providers.oci_settings import INSTANCE, REGION, OciSettings, split_offer
+from providers.regions import REMEMBERED, looked, place_of, whole
 
 PHASES: Mapping[str, Phase] = {
     "PROVISIONING": Phase.STARTING,
@@ -147,12 +146,7 @@ class OciProvider:
     async def owned(self, owner: str) -> Sequence[Instance]:
         """One call per region; those that have ended are shown as long as Oracle keeps their records."""
         with guarded("oci owned"):
-            regions = list(self.settings.subnets)
-            answers = await asyncio.gather(*(self._owned(region, owner) for region in regions), return_exceptions=True)
-            for region, answer in zip(regions, answers, strict=True):
-                if isinstance(answer, BaseException):
-                    raise answer if isinstance(answer, ProviderError) else Unclear(f"oci {region}: an unreadable list")
-            return [instance for answer in answers if not isinstance(answer, BaseException) for instance in answer]
+            return await whole("oci", self.settings.subnets, lambda region: self._owned(region, owner))
 
     async def destroy(self, instance_id: str) -> None:
         """Terminates, and deletes the boot volume with it."""
@@ -179,20 +173,11 @@ class OciProvider:
     async def check(self) -> Health:
         """Reads availability domains, shapes, capacity and the compartment's instances of every region. A launch cannot be
         tried without launching."""
-        facts: dict[str, str] = {}
-        bad: list[str] = []
-        for region in self.settings.subnets:
-            try:
-                with guarded(f"oci {region} check"):
-                    offers = await self._catalogue.offers([region])
-                    there = await self._rows(region)
-                    facts[region] = f"{len(offers)} offers; {len(there)} instances and records in the compartment"
-                    if region in self._catalogue.troubles:
-                        facts[f"{region} capacity"] = f"unknown: {self._catalogue.troubles[region][:200]}"
-            except ProviderError as error:
-                bad.append(str(error))
+        facts, bad = await looked("oci", self.settings.subnets, self._look)
+        for region in [region for region in facts if region in self._catalogue.troubles]:
+            facts[f"{region} capacity"] = f"unknown: {self._catalogue.troubles[region][:200]}"
         if bad:
-            return Health(False, "; ".join(bad)[:600], facts)
+            return Health(False, bad, facts)
         unpriced = sorted({shape for shapes in self._catalogue.unpriced.values() for shape in shapes})
         if unpriced:
             facts["unpriced"] = f"{', '.join(unpriced)[:300]}; say their prices in the settings"
@@ -203,6 +188,11 @@ class OciProvider:
 
     async def aclose(self) -> None:
         await self._tenancy.aclose()
+
+    async def _look(self, region: str) -> str:
+        offers = await self._catalogue.offers([region])
+        there = await self._rows(region)
+        return f"{len(offers)} offers; {len(there)} instances and records in the compartment"
 
     async def _rows(self, region: str) -> Sequence[Any]:
         rows = await self._tenancy.pages(region, "list_instances", self.settings.compartment, limit=self._page)
@@ -215,12 +205,7 @@ class OciProvider:
 
     def _place(self, instance_id: str) -> tuple[str, str] | None:
         """Region and OCID; None if it cannot be an instance of Oracle. Raises `Unclear` for a region that is not ours."""
-        region, _, name = instance_id.partition("/")
-        if not REGION.fullmatch(region) or not INSTANCE.fullmatch(name):
-            return None
-        if region not in self.settings.subnets:
-            raise Unclear(f"{region} is not in the settings any more: nothing is known of {name[:60]}", maybe_created=False)
-        return region, name
+        return place_of(instance_id, region=REGION, name=INSTANCE, ours=self.settings.subnets)
 
     def _instance(self, region: str, row: Any) -> Instance:
         """Raises TypeError or AttributeError, which `guarded` makes `Unclear`, where it is not what Oracle would say."""

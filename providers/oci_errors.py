@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
-from providers.contract import NoCapacity, ProviderError, Reach, Refused, Throttled, Unclear, Why
+from providers.contract import ProviderError, Reach, Refused, Throttled, Unclear, Why
 from providers.http import clean
+from providers.regions import NoMachine
 from providers.sdk import sdk
 
 SHORTAGE = re.compile(r"\bout of (host )?capacity\b", re.IGNORECASE)
@@ -24,10 +25,6 @@ CODE = re.compile(r"[A-Z][A-Za-z0-9]{2,80}")
 PAUSE = timedelta(seconds=2)
 """Where a throttled call tells no wait."""
 LONGEST = timedelta(hours=1)
-
-
-class NoMachine(NoCapacity):
-    """One availability domain has none: the next is asked."""
 
 
 class NotShown(Refused):

@@ -1,26 +1,21 @@
-"""Launches one instance through the availability domains of a region: the request, the walk, and the retry token.
+"""Launches one instance through the availability domains of a region: the image, the request and the retry token.
 
 The availability domain is part of the request, so each has a token of its own, and the same create in another domain is
-another instance. So the walk goes on only after a definite no, stays at the domain that gave no clear answer, and looks for
-the key's tag first when it does not know how far it came. Most of Oracle's regions have one domain.
+another instance, which is what `providers.regions.Zones` is for. Most of Oracle's regions have one domain.
 """
 
-import asyncio
 import base64
 import hashlib
-import weakref
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from datetime import UTC
 from typing import Any, cast
 
-from providers.contract import NoCapacity, Order, Reach, Refused, Unclear
+from providers.contract import Order, Reach, Refused, Unclear
 from providers.oci_api import Tenancy
-from providers.oci_errors import NoMachine, TokenSpent
+from providers.oci_errors import TokenSpent
 from providers.oci_settings import IMAGE, OciSettings, split_offer
+from providers.regions import Zones
 
-REMEMBERED = 1000
-"""Keys whose domain is kept in memory. The engine has far fewer creates open at once."""
 OWNER, TAG, KEY, ENDS = "sublet-owner", "sublet-tag", "sublet-key", "sublet-ends-at"
 """Freeform tags; their keys take no period."""
 METADATA = 32000  # bytes of all metadata of an instance, names and values (the SDK's model of LaunchInstanceDetails)
@@ -30,17 +25,6 @@ USER_DATA = (METADATA - 500) // 4 * 3
 
 def token(key: str, domain: str) -> str:
     return hashlib.sha256(f"{key}|{domain}".encode()).hexdigest()
-
-
-def walk(key: str, domains: Sequence[str], stands: str | None) -> Sequence[str]:
-    """The domains to ask, in an order that is the key's own: the same each time, and another for another key.
-
-    From `stands` on, where a domain was asked before: those that went before it gave a definite no."""
-    first = int(token(key, "")[:8], 16) % len(domains) if domains else 0
-    order = [*domains[first:], *domains[:first]]
-    if stands is None:
-        return order
-    return order[order.index(stands) :] if stands in order else [stands]
 
 
 def tags_of(row: Any) -> Mapping[str, str]:
@@ -55,8 +39,7 @@ class Launcher:
 
     def __init__(self, settings: OciSettings, tenancy: Tenancy) -> None:
         self._settings, self._tenancy = settings, tenancy
-        self._stands: OrderedDict[str, str] = OrderedDict()  # key -> the domain that was asked last
-        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._zones = Zones()
 
     async def launch(self, order: Order, domains: Sequence[str], *, alone: bool) -> Any:
         """The SDK's `Instance`. `alone`: the region has one domain, so that Oracle's own token is enough."""
@@ -66,35 +49,21 @@ class Launcher:
         if preemptible and not shape.startswith("VM."):
             raise Refused(f"Oracle has no preemptible bare metal such as {shape}")
         image = self._image(region, order)
-        turn = self._turns.setdefault(order.key, asyncio.Lock())
-        async with turn:
-            stands = self._stands.get(order.key)
-            if stands is None and not alone:
-                found = await self._by_key(region, order)
-                if found is not None:
-                    return found
-            no: NoMachine | None = None
-            for domain in walk(order.key, domains, stands):
-                self._remember(order.key, domain)
-                details = self._details(order, region, domain, shape, image, preemptible=preemptible)
-                try:
-                    answer = await self._tenancy.write(
-                        region, "launch_instance", details, creates=True, opc_retry_token=token(order.key, domain)
-                    )
-                except NoMachine as error:
-                    no = error
-                    continue
-                except TokenSpent:
-                    return await self._spent(region, order)
-                return answer.data
-            self._stands.pop(order.key, None)  # a definite no of every domain: nothing is left of this key
-            raise NoCapacity(str(no or "no availability domain"), reach=Reach.OFFER if preemptible else Reach.REGION)
 
-    def _remember(self, key: str, domain: str) -> None:
-        self._stands[key] = domain
-        self._stands.move_to_end(key)
-        while len(self._stands) > REMEMBERED:
-            self._stands.popitem(last=False)
+        async def ask(domain: str) -> Any:
+            details = self._details(order, region, domain, shape, image, preemptible=preemptible)
+            retry = token(order.key, domain)
+            try:
+                answer = await self._tenancy.write(region, "launch_instance", details, creates=True, opc_retry_token=retry)
+            except TokenSpent:
+                return await self._spent(region, order)
+            return answer.data
+
+        async def look() -> Any:
+            return None if alone else await self._by_key(region, order)
+
+        reach = Reach.OFFER if preemptible else Reach.REGION
+        return await self._zones.first(order.key, domains, ask, look=look, reach=reach)
 
     async def _by_key(self, region: str, order: Order) -> Any:
         rows = await self._tenancy.pages(region, "list_instances", self._settings.compartment, display_name=order.tag)

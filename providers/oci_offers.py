@@ -1,6 +1,5 @@
 """What Oracle has in the configured regions: shapes, what its capacity report says of them, and the settings' prices."""
 
-import asyncio
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +9,10 @@ from fnmatch import fnmatchcase
 from typing import Any, cast
 
 from providers.clock import Clock
-from providers.contract import Availability, Offer, ProviderError, Refused, Unclear, Why
+from providers.contract import Availability, Offer, ProviderError, Unclear
 from providers.oci_api import IDENTITY, Tenancy
 from providers.oci_settings import COUNTRIES, GPU_MEMORY_GIB, SHAPE, OciSettings, offer_id
+from providers.regions import answering
 
 CATALOGUE_EVERY = timedelta(hours=1)  # shapes and availability domains change with Oracle's releases, not with the minute
 SCARCE = 2  # so many machines or fewer
@@ -53,20 +53,7 @@ class Catalogue:
 
     async def offers(self, regions: Iterable[str]) -> Sequence[Offer]:
         """Of the regions that answer. Raises if none does, or if the credentials are refused."""
-        wanted = list(regions)
-        answers = await asyncio.gather(*(self._region(region) for region in wanted), return_exceptions=True)
-        offers: list[Offer] = []
-        errors: list[BaseException] = []
-        for region, answer in zip(wanted, answers, strict=True):
-            if isinstance(answer, BaseException):
-                errors.append(answer)
-                self.troubles[region] = str(answer) if isinstance(answer, ProviderError) else type(answer).__name__
-            else:
-                offers += answer
-        refused = [error for error in errors if isinstance(error, Refused) and error.why is Why.CREDENTIALS]
-        if errors and (refused or len(errors) == len(wanted)):
-            raise (refused or errors)[0]
-        return offers
+        return await answering(regions, self._region, self.troubles)
 
     async def domains(self, region: str) -> tuple[str, ...]:
         """The region's availability domains, which have other names for each tenancy."""

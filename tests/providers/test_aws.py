@@ -5,9 +5,10 @@ from datetime import UTC
 
 import pytest
 
-from providers.aws_launch import token, walk
+from providers.aws_launch import token
 from providers.conformance import CHECKS, Check
 from providers.contract import NoCapacity, Phase, Reach, Refused, Unclear
+from providers.regions import walk
 from tests.providers.aws_bench import B300, H200, HOME, AwsBench, bench
 from tests.providers.aws_cloud import LIST, RUN, Call, cloud, ended_at, error
 

@@ -9,7 +9,8 @@ import pytest
 
 from providers.conformance import CHECKS, Check
 from providers.contract import NoCapacity, Phase, Reach, Refused, Unclear, Why
-from providers.oci_launch import USER_DATA, token, walk
+from providers.oci_launch import USER_DATA, token
+from providers.regions import walk
 from tests.providers.oci_bench import AWAY, HOME, IMAGES, SUBNETS, OciBench, bench
 from tests.providers.oci_cloud import A10, COMPARTMENT, DOMAINS, END, GET, H100, LAUNCH, LIST, Call, error
 
