@@ -61,12 +61,11 @@ class CommandBench:
     faults: frozenset[Fault] = frozenset(Fault)
     states: Mapping[str, Phase] = {
         "starting": Phase.STARTING,
-        "off": Phase.STOPPED,
         "broken": Phase.FAILED,
         "on fire": Phase.UNKNOWN,
     }
     secrets: Sequence[str] = (TOKEN,)
-    crowd = 3
+    crowd = 2
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

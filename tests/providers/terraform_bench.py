@@ -20,16 +20,19 @@ from tests.providers.benches import ManualClock, Orders
 HERE = Path(__file__).parent
 MODULE = HERE / "terraform_module"
 REAL = shutil.which("terraform") or shutil.which("tofu")
-STAND_IN = f"{sys.executable} -I -S {HERE / 'terraform_stand_in.py'}"
+IMPORTED = f'import sys; sys.path.append("{HERE}"); from terraform_stand_in import main; sys.exit(main())'  # compiled once only
+STAND_IN = f"{sys.executable} -I -S -c '{IMPORTED}'"
 TOKEN = "hush-vendor-token"
 PROGRAM = """#!/bin/sh
-# Terraform, with faults of its own: of the program, not of the vendor.
+# Terraform, and before it what its provider plugin may hear from a vendor that makes nothing.
 case $1 in
   apply)
-    if rmdir "{yard}/faults/server-error" 2>/dev/null; then
-      echo '{{"type":"diagnostic","diagnostic":{{"severity":"error","summary":"InternalError","detail":"try again"}}}}'
-      exit 1
-    fi ;;
+    for word in InternalError VcpuLimitExceeded AuthFailure RequestLimitExceeded; do
+      if rmdir "{yard}/faults/$word" 2>/dev/null; then
+        echo '{{"type":"diagnostic","diagnostic":{{"severity":"error","summary":"'$word'","detail":"no machine"}}}}'
+        exit 1
+      fi
+    done ;;
   show)
     if rmdir "{yard}/faults/malformed" 2>/dev/null; then echo '{{"values":['; exit 0; fi ;;
 esac
@@ -40,10 +43,10 @@ FAULTS: Mapping[Fault, str] = {
     Fault.LOST_REPLY: "lost-reply",
     Fault.HALF_CREATED: "half-created",
     Fault.NO_CAPACITY: "no-capacity",
-    Fault.QUOTA: "quota",
-    Fault.CREDENTIALS: "credentials",
-    Fault.THROTTLED: "throttled",
-    Fault.SERVER_ERROR: "server-error",
+    Fault.QUOTA: "VcpuLimitExceeded",
+    Fault.CREDENTIALS: "AuthFailure",
+    Fault.THROTTLED: "RequestLimitExceeded",
+    Fault.SERVER_ERROR: "InternalError",
     Fault.MALFORMED: "malformed",
 }
 

@@ -2,7 +2,7 @@
 
 It knows modules in JSON with `terraform_data`, its local-exec provisioners, and `terraform_remote_state`; expressions are
 references, and one comparison. State and plan lie where Terraform has them and look alike as far as a reader may look.
-Run as `python -I -S terraform_stand_in.py WORDS...`.
+Run with `python -I -S`, the words of Terraform's command line behind it.
 """
 # ruff: noqa: PTH103, PTH110, PTH112, PTH118, PTH120, PTH123
 

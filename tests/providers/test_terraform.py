@@ -341,13 +341,13 @@ def test_what_terraform_says_is_made_safe_to_show() -> None:
     assert len(shown(["x" * 5000], [])) < 500
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"values": 7}', '{"values":{"outputs":{"id":{}}}}'])
-async def test_a_state_that_cannot_be_read_proves_nothing(bench: TerraformBench, content: str) -> None:
+async def test_a_state_that_cannot_be_read_proves_nothing(bench: TerraformBench) -> None:
     provider, order = await bench.provider(), bench.order()
     await provider.create(order)
-    (bench.lease(order.tag) / "shown.json").write_text(content)
-    there = await provider.get(order.tag)
-    assert there is not None and there.phase is Phase.UNKNOWN
+    for content in ("", "{", "[]", '{"values": 7}', '{"values":{"outputs":{"id":{}}}}'):
+        (bench.lease(order.tag) / "shown.json").write_text(content)
+        there = await provider.get(order.tag)
+        assert there is not None and there.phase is Phase.UNKNOWN, content
 
 
 @pytest.mark.parametrize(

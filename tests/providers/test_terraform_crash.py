@@ -96,7 +96,6 @@ async def test_killed_in_an_apply_state_and_intent_stay_and_the_same_create_comp
     assert bench.machines == []
 
 
-@both
 async def test_killed_in_an_apply_a_destroy_cleans_up_and_says_what_it_cannot_know(
     bench: TerraformBench, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -135,7 +134,6 @@ async def test_a_create_that_was_stopped_is_not_taken_for_done(bench: TerraformB
     assert bench.machines == [order.tag]
 
 
-@both
 async def test_an_apply_that_is_late_is_asked_to_stop_then_killed(bench: TerraformBench) -> None:
     order = bench.order()
     bench.strike("slow")

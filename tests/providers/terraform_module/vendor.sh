@@ -13,9 +13,6 @@ case $1 in
   create)
     echo "$TAG $OWNER $ENDS_AT" >>"$YARD/asked"
     if strikes no-capacity; then fail "InsufficientInstanceCapacity: none of this type"; fi
-    if strikes quota; then fail "VcpuLimitExceeded: you may have no more"; fi
-    if strikes credentials; then fail "AuthFailure: the key is not valid"; fi
-    if strikes throttled; then fail "RequestLimitExceeded: slow down"; fi
     if strikes half-created; then tell broken; fail "the machine stumbled"; fi
     if strikes slow; then echo "$$" >"$YARD/slow"; while [ ! -e "$YARD/go" ]; do sleep 0.05; done; fi
     tell running
