@@ -1,9 +1,7 @@
 """What AWS may answer the wrapper with: each code, broken pages, foreign ids, images that do not fit, settings that lie."""
 
-import tomllib
 from collections.abc import Mapping
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +10,6 @@ from providers import aws_api
 from providers.aws import AwsProvider, AwsSettings
 from providers.aws_errors import BROKEN, CREDENTIALS, NO_MACHINE, QUOTA, SLOW_DOWN, sort_answer
 from providers.contract import NoCapacity, ProviderError, Refused, Secret, Throttled, Unclear, Why
-from providers.registry import fit, installed
 from providers.sdk import sdk
 from tests.providers.aws_bench import B300, HOME, AwsBench, bench
 from tests.providers.aws_cloud import LIST, REGIONS, RUN, cloud, error
@@ -273,14 +270,3 @@ def test_settings_that_contradict_themselves(settings: Mapping[str, Any], word: 
     given: dict[str, Any] = {"subnets": SUBNETS, **settings}
     with pytest.raises(ValueError, match=word):
         AwsSettings(**given)
-
-
-def test_the_page_tells_every_key_and_its_example_fits() -> None:
-    page = (Path(__file__).parents[2] / "docs/how-to/providers/aws.md").read_text("utf-8")
-    kind = installed().kinds["aws"]
-    assert all(f"`{key}`" in page for key in kind.fields)
-    (table,) = tomllib.loads(page.partition("```toml")[2].partition("```")[0])["provider"]
-    given = {
-        key: Secret(value) if key in kind.secrets else value for key, value in table.items() if key not in ("name", "kind")
-    }
-    AwsSettings(**{key: fit(value, kind.fields[key]) for key, value in given.items()})

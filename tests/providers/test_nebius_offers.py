@@ -1,20 +1,14 @@
 """What Nebius has on offer, and at what price: its platforms, its calculator and its advice, by way of its SDK."""
 
-import dataclasses
-import re
-import tomllib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from providers.contract import Availability, Need, Offer, Order, Refused
-from providers.nebius import NebiusSettings
-from providers.registry import build
 from tests.providers.nebius_bench import OFFER, NebiusBench, bench
 from tests.providers.nebius_cloud import TENANT, Code, Trouble, capacity
 
@@ -200,13 +194,3 @@ async def test_several_subnets_ask_for_a_choice(stand: NebiusBench) -> None:
         other.cloud.subnets = ["vpcsubnet-e00one", "vpcsubnet-e00two"]
         await other.nebius().create(other.order())
         assert not other.cloud.calls("SubnetService/List")
-
-
-def test_the_page_names_every_setting_and_its_example_is_built() -> None:
-    page = (Path(__file__).parents[2] / "docs/how-to/providers/nebius.md").read_text()
-    cells = re.findall(r"^\| (`[^|]*) \|", page.partition("## Settings")[2].partition("```")[0], re.MULTILINE)
-    names = re.findall(r"`(\w+)`", "".join(cells))
-    assert names == [field.name for field in dataclasses.fields(NebiusSettings)]
-    (provider,) = tomllib.loads(page.partition("```toml")[2].partition("```")[0])["provider"]
-    assert (provider.pop("name"), provider.pop("kind")) == ("nebius", "nebius")
-    assert build("nebius", "nebius", provider).traits.profile.source

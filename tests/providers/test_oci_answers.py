@@ -1,20 +1,17 @@
 """What Oracle may answer the wrapper with: each code, broken pages, foreign ids; offers and their capacity; bad settings."""
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from providers import oci_api
 from providers.contract import Availability, Need, NoCapacity, Offer, ProviderError, Refused, Secret, Throttled, Unclear, Why
-from providers.oci import OciProvider, OciSettings
+from providers.oci import OciProvider
 from providers.oci_errors import sort_answer
-from providers.registry import fit, installed
 from tests.providers.oci_bench import ARM_IMAGE, AWAY, HOME, SUBNETS, OciBench, bench
 from tests.providers.oci_cloud import A10, DOMAINS, GB200, GET, H100, LAUNCH, LIST, PLACES, REPORT, SHAPES, Trip, cloud, error
 from tests.providers.oci_model import misfit
@@ -343,14 +340,3 @@ def test_the_judge_of_the_fake_finds_what_is_wrong() -> None:
 def test_settings_that_contradict_themselves(settings: Mapping[str, Any], word: str) -> None:
     with pytest.raises(ValueError, match=word):
         OciBench(cloud(), **settings)
-
-
-def test_the_page_tells_every_key_and_its_example_fits() -> None:
-    page = (Path(__file__).parents[2] / "docs/how-to/providers/oci.md").read_text("utf-8")
-    kind = installed().kinds["oci"]
-    assert all(f"`{key}`" in page for key in kind.fields)
-    (table,) = tomllib.loads(page.partition("```toml")[2].partition("```")[0])["provider"]
-    given = {
-        key: Secret(value) if key in kind.secrets else value for key, value in table.items() if key not in ("name", "kind")
-    }
-    OciSettings(**{key: fit(value, kind.fields[key]) for key, value in given.items()})

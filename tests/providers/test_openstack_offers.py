@@ -1,19 +1,13 @@
 """What an OpenStack cloud has on offer: its flavors, by the settings' prices, with what can be read from extra specs."""
 
-import dataclasses
-import re
-import tomllib
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from providers.contract import Availability, Need, Offer
-from providers.openstack import OpenStackSettings
 from providers.openstack_offers import architecture_of, gpus_of
-from providers.registry import build
 from tests.providers.openstack_bench import OFFER, OpenStackBench, bench
 from tests.providers.openstack_cloud import Trouble
 
@@ -139,15 +133,6 @@ def test_gpus_in_extra_specs(specs: dict[str, object], found: tuple[str, int]) -
 )
 def test_architectures_in_extra_specs(specs: dict[str, object], found: str) -> None:
     assert architecture_of(specs) == found
-
-
-def test_the_page_names_every_setting_and_its_example_is_built() -> None:
-    page = (Path(__file__).parents[2] / "docs/how-to/providers/openstack.md").read_text()
-    names = re.findall(r"^\| `(\w+)` \|", page.partition("## Settings")[2].partition("```")[0], re.MULTILINE)
-    assert names == [field.name for field in dataclasses.fields(OpenStackSettings)]
-    (provider,) = tomllib.loads(page.partition("```toml")[2].partition("```")[0])["provider"]
-    assert (provider.pop("name"), provider.pop("kind")) == ("sovereign", "openstack")
-    assert build("openstack", "sovereign", provider).traits.billing_granularity == timedelta(hours=1)
 
 
 def test_the_page_shows_every_status() -> None:

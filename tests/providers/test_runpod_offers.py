@@ -1,11 +1,7 @@
 """RunPod's catalogue as offers: prices with the disk, places and countries, stock, filters, settings."""
 
-import dataclasses
-import re
-import tomllib
 from collections.abc import AsyncGenerator
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -184,13 +180,3 @@ async def test_it_is_built_from_plain_settings() -> None:
     assert provider.traits.profile.proven_against is not None
     assert KEY not in repr(provider)
     await provider.aclose()
-
-
-def test_the_page_names_every_setting_and_its_example_is_built() -> None:
-    page = (Path(__file__).parents[2] / "docs/how-to/providers/runpod.md").read_text()
-    names = re.findall(r"^\| `(\w+)` \|", page.partition("## Settings")[2].partition("```")[0], re.MULTILINE)
-    assert names == [field.name for field in dataclasses.fields(RunPodSettings)]
-    (provider,) = tomllib.loads(page.partition("```toml")[2].partition("```")[0])["provider"]
-    assert (provider.pop("name"), provider.pop("kind")) == ("runpod", "runpod")
-    settings = build("runpod", "runpod", {**provider, "api_key": Secret(KEY)})
-    assert settings.traits.profile.source

@@ -1,12 +1,8 @@
 """Vast's search as offers: the query, prices with the disk, bids, countries, the daily quota, settings."""
 
-import dataclasses
-import re
-import tomllib
 from collections.abc import AsyncGenerator
 from datetime import timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +10,6 @@ import pytest
 from providers.conformance import Missing
 from providers.contract import Availability, Need, Offer, Refused, Secret, Throttled, Unclear
 from providers.registry import ProviderTrouble, build
-from providers.vast import VastSettings
 from providers.vast_offers import Ask
 from tests.parts import lacks
 from tests.providers import vast_bench
@@ -207,13 +202,3 @@ async def test_it_is_built_from_plain_settings() -> None:
     assert provider.traits.spot
     assert KEY not in repr(provider)
     await provider.aclose()
-
-
-def test_the_page_names_every_setting_and_its_example_is_built() -> None:
-    page = (Path(__file__).parents[2] / "docs/how-to/providers/vast.md").read_text()
-    names = re.findall(r"^\| `(\w+)` \|", page.partition("## Settings")[2].partition("```")[0], re.MULTILINE)
-    assert names == [field.name for field in dataclasses.fields(VastSettings)]
-    (provider,) = tomllib.loads(page.partition("```toml")[2].partition("```")[0])["provider"]
-    assert (provider.pop("name"), provider.pop("kind")) == ("vast", "vast")
-    settings = build("vast", "vast", {**provider, "api_key": Secret(KEY)})
-    assert settings.traits.profile.source
