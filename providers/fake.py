@@ -21,6 +21,7 @@ from providers.contract import (
     Offer,
     Order,
     Phase,
+    Profile,
     ProviderError,
     Refused,
     Throttled,
@@ -83,6 +84,7 @@ class FakeProvider:
             user_data_limit=settings.user_data_limit,
             tag_limit=63,
             offers_every=settings.offers_every,
+            profile=Profile(proven_against="itself: a cloud in memory, for tests"),
             dead_man_switch=settings.dead_man_switch,
             boots_from=BootsFrom.CONTAINER_IMAGE if settings.boots_containers else BootsFrom.MACHINE_IMAGE,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
@@ -141,6 +141,26 @@ def _sounds_secret(key: str) -> bool:
     return key.lower().rsplit("_", 1)[-1] in _SECRET_WORDS and not key.lower().startswith("public")
 
 
+def _placed(key: str, value: Any) -> Any:
+    """A reference to a secret as its place, also in a table of the kind's own, such as `[provider.secrets]`.
+
+    Raises ValueError for a secret that is written in place."""
+    if isinstance(value, dict):
+        return {str(name): _placed(str(name), each) for name, each in cast("dict[Any, Any]", value).items()}
+    if isinstance(value, str) and value.startswith(FORMS):
+        return place(value)
+    if isinstance(value, str) and value and _sounds_secret(key):
+        raise ValueError(f"`{key}` holds a value, and a secret is never written in place: {HOW}")
+    return value
+
+
+def _taken(value: Any) -> Any:
+    """The inverse, now: each place read, as `Secret`."""
+    if isinstance(value, dict):
+        return {str(key): _taken(each) for key, each in cast("dict[Any, Any]", value).items()}
+    return value.read() if isinstance(value, SecretPlace) else value
+
+
 class ProviderSettings(Section):
     """One account at a place that rents out machines. Further keys belong to the provider's kind."""
 
@@ -157,17 +177,11 @@ class ProviderSettings(Section):
         own = table(value)
         if own is None:
             return value
-        for key, text in own.items():
-            if isinstance(text, str) and text.startswith(FORMS) and key not in cls.model_fields:
-                own[key] = place(text)
-            elif isinstance(text, str) and text and _sounds_secret(key):
-                raise ValueError(f"`{key}` holds a value, and a secret is never written in place: {HOW}")
-        return own
+        return {key: told if key in cls.model_fields else _placed(key, told) for key, told in own.items()}
 
     def own(self) -> dict[str, Any]:
         """The keys that belong to the provider's kind; each secret is read now, as `Secret`. Raises SecretError."""
-        extra = self.model_extra or {}
-        return {key: value.read() if isinstance(value, SecretPlace) else value for key, value in extra.items()}
+        return {key: _taken(value) for key, value in (self.model_extra or {}).items()}
 
 
 def _glob(value: str) -> str:

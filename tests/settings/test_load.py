@@ -219,3 +219,16 @@ def test_what_is_odd_but_not_wrong_is_a_warning(tmp_path: Path) -> None:
     first, second = read(tmp_path, text).warnings
     assert "file:app.pem can be read by everybody" in first
     assert "no [[repository]] is named" in second
+
+
+def test_a_table_of_a_providers_own_may_hold_references_and_no_secret_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PORTAL_KEY", "hush-hush")
+    text = '[[provider]]\nname = "p"\nkind = "command"\nprogram = ["portal"]\n[provider.secrets]\nportal = "env:PORTAL_KEY"\n'
+    (provider,) = read(tmp_path, text).settings.provider
+    own = provider.own()
+    assert own["secrets"]["portal"].reveal() == "hush-hush" and "hush" not in repr(own) + repr(provider)
+    with pytest.raises(SettingsError, match="a secret is never written in place") as refused:
+        read(tmp_path, text.replace("portal =", "api_key =").replace("env:PORTAL_KEY", "hush-hush"))
+    assert "hush-hush" not in str(refused.value)
