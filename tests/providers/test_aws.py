@@ -6,24 +6,21 @@ from datetime import UTC
 import pytest
 
 from providers.aws_launch import token
-from providers.conformance import CHECKS, Check
+from providers.conformance import Check
 from providers.contract import NoCapacity, Phase, Reach, Refused, Unclear
 from providers.regions import walk
 from tests.providers.aws_bench import B300, H200, HOME, AwsBench, bench
 from tests.providers.aws_cloud import LIST, RUN, Call, cloud, ended_at, error
+from tests.providers.suite import suite
 
 FIRST_THEN_REST = 3  # zones of B300 in Jakarta
-
-
-def named(check: Check) -> str:
-    return check.name
 
 
 def runs(stood_up: AwsBench) -> list[Call]:
     return [call for call in stood_up.cloud.wire.calls if call.action == RUN]
 
 
-@pytest.mark.parametrize("check", [check for check in CHECKS if check.applies_to(AwsBench.faults)], ids=named)
+@suite(AwsBench.faults)
 async def test_conformance(check: Check) -> None:
     async with bench() as stood_up:
         await check.run(stood_up)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from providers.conformance import CHECKS, Check
+from providers.conformance import Check
 from providers.contract import (
     NoCapacity,
     Phase,
@@ -24,11 +24,8 @@ from providers.contract import (
 from providers.lambda_cloud import CODES, LAUNCHES_EVERY, NO_CAPACITY, PHASES
 from tests.providers import lambda_server
 from tests.providers.lambda_bench import LAUNCH, SETTINGS, LambdaBench, bench
+from tests.providers.suite import suite
 from tests.providers.vendor_spec import Spec, standing
-
-
-def named(check: Check) -> str:
-    return check.name
 
 
 @pytest_asyncio.fixture
@@ -37,12 +34,12 @@ async def stand() -> AsyncGenerator[LambdaBench, None]:
         yield made
 
 
-@pytest.mark.parametrize("check", [check for check in CHECKS if check.applies_to(LambdaBench.faults)], ids=named)
+@suite(LambdaBench.faults)
 async def test_conformance(check: Check, stand: LambdaBench) -> None:
     await check.run(stand)
 
 
-@pytest.mark.parametrize("check", [check for check in CHECKS if "destroy" in check.name], ids=named)
+@suite(LambdaBench.faults, "destroy")
 async def test_conformance_where_records_of_ended_instances_stay(check: Check, stand: LambdaBench) -> None:
     stand.cloud.keeps_records = True
     await check.run(stand)

@@ -13,20 +13,17 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from providers import nebius_account
-from providers.conformance import CHECKS, Check, Fault
+from providers.conformance import Check, Fault
 from providers.contract import NoCapacity, Phase, ProviderError, Refused, Secret, Throttled, Unclear, Why
 from providers.nebius import NebiusSettings
 from tests.providers.nebius_bench import NebiusBench, bench
 from tests.providers.nebius_cloud import Code, Looked, RetryType, State, Trouble, common, compute
+from tests.providers.suite import suite
 
 CREATE, GET, LIST = "InstanceService/Create", "InstanceService/Get", "InstanceService/List"
 
 
-def named(check: Check) -> str:
-    return check.name
-
-
-@pytest.mark.parametrize("check", [check for check in CHECKS if check.applies_to(NebiusBench.faults)], ids=named)
+@suite(NebiusBench.faults)
 async def test_conformance(check: Check) -> None:
     async with bench() as stand:
         await check.run(stand)

@@ -7,16 +7,13 @@ from typing import Any
 
 import pytest
 
-from providers.conformance import CHECKS, Check
+from providers.conformance import Check
 from providers.contract import NoCapacity, Phase, Reach, Refused, Unclear, Why
 from providers.oci_launch import USER_DATA, token
 from providers.regions import walk
 from tests.providers.oci_bench import AWAY, HOME, IMAGES, SUBNETS, OciBench, bench
 from tests.providers.oci_cloud import A10, COMPARTMENT, DOMAINS, END, GET, H100, LAUNCH, LIST, Call, error
-
-
-def named(check: Check) -> str:
-    return check.name
+from tests.providers.suite import suite
 
 
 def launches(stood_up: OciBench, region: str = AWAY) -> list[Call]:
@@ -27,7 +24,7 @@ def asked(stood_up: OciBench) -> list[Any]:
     return [call.content["availabilityDomain"] for call in launches(stood_up)]
 
 
-@pytest.mark.parametrize("check", [check for check in CHECKS if check.applies_to(OciBench.faults)], ids=named)
+@suite(OciBench.faults)
 async def test_conformance(check: Check) -> None:
     async with bench() as stood_up:
         await check.run(stood_up)

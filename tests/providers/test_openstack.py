@@ -10,18 +10,15 @@ from typing import Any
 import pytest
 
 from providers import openstack_cloud as wrapper
-from providers.conformance import CHECKS, Check, Fault
+from providers.conformance import Check, Fault
 from providers.contract import NoCapacity, Phase, ProviderError, Refused, Throttled, Unclear, Why
 from tests.providers.openstack_bench import OFFER, OpenStackBench, bench
 from tests.providers.openstack_cloud import IMAGE, NETWORK, NO_HOST, QUOTA, Trouble
 from tests.providers.patience import eventually
+from tests.providers.suite import suite
 
 
-def named(check: Check) -> str:
-    return check.name
-
-
-@pytest.mark.parametrize("check", [check for check in CHECKS if check.applies_to(OpenStackBench.faults)], ids=named)
+@suite(OpenStackBench.faults)
 async def test_conformance(check: Check) -> None:
     async with bench() as stand:
         await check.run(stand)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from providers.conformance import CHECKS, Check
+from providers.conformance import Check
 from providers.contract import (
     Health,
     Need,
@@ -27,20 +27,20 @@ from providers.runpod import ENTRY, RunPodSettings, Start
 from providers.runpod_catalogue import Place
 from tests.providers import runpod_bench
 from tests.providers.runpod_bench import PASSWORD, RunPodBench
-from tests.providers.runpod_cloud import DESCRIPTION, KEY, NONE_LEFT, SPEC_400, problem
-from tests.providers.vendor_spec import Spec
+from tests.providers.runpod_cloud import KEY, NONE_LEFT, SPEC_400, problem
+from tests.providers.suite import suite
+from tests.providers.vendor_spec import standing
 
 H100 = "secure/AP-JP-1/1/NVIDIA H100 80GB HBM3"
 
 
 @pytest.fixture
 async def bench() -> AsyncGenerator[RunPodBench, None]:
-    Spec.needed(DESCRIPTION)
-    async with runpod_bench.bench() as found:
+    async with standing(runpod_bench.bench) as found:
         yield found
 
 
-@pytest.mark.parametrize("check", [one for one in CHECKS if one.needs <= RunPodBench.faults], ids=lambda check: check.name)
+@suite(RunPodBench.faults)
 async def test_conformance(check: Check, bench: RunPodBench) -> None:
     await check.run(bench)
 

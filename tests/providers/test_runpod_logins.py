@@ -8,14 +8,12 @@ from providers.contract import Refused, Unclear
 from providers.runpod_logins import GRACE
 from tests.providers import runpod_bench
 from tests.providers.runpod_bench import PASSWORD, RunPodBench, with_login
-from tests.providers.runpod_cloud import DESCRIPTION
-from tests.providers.vendor_spec import Spec
+from tests.providers.vendor_spec import standing
 
 
 @pytest.fixture
 async def bench() -> AsyncGenerator[RunPodBench, None]:
-    Spec.needed(DESCRIPTION)
-    async with runpod_bench.bench() as found:
+    async with standing(runpod_bench.bench) as found:
         yield found
 
 

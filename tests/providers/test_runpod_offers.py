@@ -13,13 +13,12 @@ from providers.runpod_catalogue import Cloud
 from tests.providers import runpod_bench
 from tests.providers.runpod_bench import RunPodBench
 from tests.providers.runpod_cloud import DESCRIPTION, KEY, GpuType
-from tests.providers.vendor_spec import Spec
+from tests.providers.vendor_spec import Spec, standing
 
 
 @pytest.fixture
 async def bench() -> AsyncGenerator[RunPodBench, None]:
-    Spec.needed(DESCRIPTION)
-    async with runpod_bench.bench() as found:
+    async with standing(runpod_bench.bench) as found:
         yield found
 
 

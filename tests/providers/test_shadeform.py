@@ -13,16 +13,13 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from providers.conformance import CHECKS, Check
+from providers.conformance import Check
 from providers.contract import Need, NoCapacity, Phase, ProviderError, Refused, Throttled, Unclear, Why
 from providers.shadeform import PHASES
 from tests.providers.shadeform_bench import CREATE, SETTINGS, ShadeformBench, bench
 from tests.providers.shadeform_server import DESCRIPTION, OTHER_DESCRIPTION, SOLD_OUT, SSH_KEY, ZERO_TIME
+from tests.providers.suite import suite
 from tests.providers.vendor_spec import Spec, standing
-
-
-def named(check: Check) -> str:
-    return check.name
 
 
 @pytest_asyncio.fixture
@@ -31,13 +28,13 @@ async def stand() -> AsyncGenerator[ShadeformBench, None]:
         yield made
 
 
-@pytest.mark.parametrize("check", [check for check in CHECKS if check.applies_to(ShadeformBench.faults)], ids=named)
+@suite(ShadeformBench.faults)
 async def test_conformance(check: Check, stand: ShadeformBench) -> None:
     await check.run(stand)
 
 
 @pytest.mark.parametrize("gone_is", [400, 410])
-@pytest.mark.parametrize("check", [check for check in CHECKS if "destroy" in check.name or "unknown" in check.name], ids=named)
+@suite(ShadeformBench.faults, "destroy", "unknown")
 async def test_conformance_whatever_it_says_of_what_is_gone(check: Check, gone_is: int, stand: ShadeformBench) -> None:
     stand.cloud.keeps_records, stand.cloud.gone_is = gone_is == 410, gone_is
     await check.run(stand)

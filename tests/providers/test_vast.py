@@ -12,28 +12,25 @@ from typing import Any
 
 import pytest
 
-from providers.conformance import CHECKS, Check, Missing
+from providers.conformance import Check
 from providers.contract import ImageLogin, NoCapacity, Phase, ProviderError, Refused, Secret, Throttled, Unclear, Why
 from providers.vast import ONSTART_LIMIT, Start
-from tests.parts import lacks
 from tests.providers import vast_bench
+from tests.providers.suite import suite
 from tests.providers.vast_bench import IMAGE, PASSWORD, VastBench
 from tests.providers.vast_cloud import KEY, OWN_KEY
-from tests.providers.vendor_spec import PART, REMEDY
+from tests.providers.vendor_spec import standing
 
 ASKS, LISTING = "/api/v0/asks", "/api/v1/instances"
 
 
 @pytest.fixture
 async def bench() -> AsyncGenerator[VastBench, None]:
-    try:
-        async with vast_bench.bench() as found:
-            yield found
-    except Missing:
-        lacks(PART, REMEDY)
+    async with standing(vast_bench.bench) as found:
+        yield found
 
 
-@pytest.mark.parametrize("check", [one for one in CHECKS if one.needs <= VastBench.faults], ids=lambda check: check.name)
+@suite(VastBench.faults)
 async def test_conformance(check: Check, bench: VastBench) -> None:
     await check.run(bench)
 

@@ -7,26 +7,21 @@ from typing import Any
 
 import pytest
 
-from providers.conformance import Missing
 from providers.contract import Availability, Need, Offer, Refused, Secret, Throttled, Unclear
 from providers.registry import ProviderTrouble, build
 from providers.vast_offers import Ask
-from tests.parts import lacks
 from tests.providers import vast_bench
 from tests.providers.vast_bench import VastBench
 from tests.providers.vast_cloud import KEY
-from tests.providers.vendor_spec import PART, REMEDY
+from tests.providers.vendor_spec import standing
 
 SEARCH = "/api/v0/bundles"
 
 
 @pytest.fixture
 async def bench() -> AsyncGenerator[VastBench, None]:
-    try:
-        async with vast_bench.bench() as found:
-            yield found
-    except Missing:
-        lacks(PART, REMEDY)
+    async with standing(vast_bench.bench) as found:
+        yield found
 
 
 async def offers(bench: VastBench, need: Need = Need(), **values: Any) -> dict[str, Offer]:  # noqa: B008  frozen

@@ -2,28 +2,22 @@
 
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 
 from providers import vast_account
-from providers.conformance import Missing
 from providers.contract import Unclear
-from tests.parts import lacks
 from tests.providers import vast_bench
 from tests.providers.vast_bench import VastBench
 from tests.providers.vast_cloud import HANG, KEY
-from tests.providers.vendor_spec import PART, REMEDY
+from tests.providers.vendor_spec import standing
 
 
 @pytest.fixture
 async def bench() -> AsyncGenerator[VastBench, None]:
-    try:
-        async with vast_bench.bench() as found:
-            yield found
-    except Missing:
-        lacks(PART, REMEDY)
+    async with standing(vast_bench.bench) as found:
+        yield found
 
 
 def names(folder: Path) -> list[str]:
@@ -70,13 +64,6 @@ async def test_a_closed_provider_calls_nobody(bench: VastBench) -> None:
 
 async def test_the_bench_complains_of_what_the_description_does_not_have() -> None:
     with pytest.raises(AssertionError, match="unknown query parameter"):
-        async with _judged() as bench:
+        async with standing(vast_bench.bench) as bench:
             account = bench.vast()._account  # pyright: ignore[reportPrivateUsage]
             await account._send("GET", "/api/v1/instances/?owner=me&select_filters={}&select_cols=[]&limit=1")  # pyright: ignore[reportPrivateUsage]
-
-
-def _judged() -> AbstractAsyncContextManager[VastBench]:
-    try:
-        return vast_bench.bench()
-    except Missing:
-        lacks(PART, REMEDY)
