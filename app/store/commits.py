@@ -8,7 +8,7 @@ Nobody ever waits for more to come: the last in the row commits for all.
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import sqlalchemy as sa
@@ -49,8 +49,9 @@ class _Shared:
 class SharedCommits:
     """`with commits.transaction() as conn`: durable when the block ends, undone when it raises."""
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
+    def __init__(self, connect: Callable[[], sa.Connection]) -> None:
+        """`connect` gives a connection whose next transaction takes the lock at once."""
+        self._connect = connect
         self._turn = threading.Lock()
         self._count = threading.Lock()
         self._waiting = 0
@@ -86,7 +87,7 @@ class SharedCommits:
     def _join(self) -> _Shared:
         shared = self._open
         if shared is None:
-            conn = self._engine.connect()
+            conn = self._connect()
             try:
                 shared = self._open = _Shared(conn)
             except BaseException:

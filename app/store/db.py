@@ -17,11 +17,13 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import event, exc
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.pool import PoolProxiedConnection
 
 from app.store.commits import SharedCommits
 
 BUSY = 15.0  # seconds to wait for another process that writes to the same SQLite file
 LONGEST_IDLE = 10  # seconds that a transaction may stand still on PostgreSQL; ours hold nothing but the store's own work
+WRITES = "sublet writes"  # on a pooled connection of SQLite: its next transaction is one that writes
 UPGRADE_LOCK = 7_283_001  # PostgreSQL advisory lock: two services that start at once migrate one after the other
 
 UNREACHABLE = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
@@ -41,9 +43,8 @@ class Database:
         self.dialect: str = parsed.get_backend_name()  # "sqlite" or "postgresql"
         self._engine = _sqlite(parsed) if self.dialect == "sqlite" else _postgresql(parsed)
         self._thread = threading.local()
-        writing = self._engine.execution_options(sublet_write=True)
         # Writers of this process queue here instead of spinning on SQLite's file, and share a commit where they can.
-        self._begin = SharedCommits(writing).transaction if self.dialect == "sqlite" else writing.begin
+        self._begin = SharedCommits(self._writer).transaction if self.dialect == "sqlite" else self._engine.begin
 
     def __repr__(self) -> str:
         return f"Database({self._engine.url.render_as_string(hide_password=True)!r})"
@@ -71,6 +72,12 @@ class Database:
                 yield conn
         finally:
             self._thread.writes = False
+
+    def _writer(self) -> sa.Connection:
+        """A connection whose next transaction takes SQLite's lock."""
+        conn = self._engine.connect()
+        conn.info[WRITES] = True
+        return conn
 
     def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
         """An INSERT that knows ON CONFLICT, in the words of this database."""
@@ -152,12 +159,14 @@ def _sqlite(url: sa.URL) -> sa.Engine:
         ):
             connection.execute(f"PRAGMA {pragma}").close()
 
-    def began(conn: sa.Connection) -> None:
+    def begin(pooled: PoolProxiedConnection) -> None:
         # A write takes the lock at once: a read that later turns into a write could not wait for it.
-        conn.exec_driver_sql("BEGIN IMMEDIATE" if conn.get_execution_options().get("sublet_write") else "BEGIN")
+        raw: Any = pooled.dbapi_connection
+        raw.execute("BEGIN IMMEDIATE" if pooled.info.pop(WRITES, False) else "BEGIN").close()
 
     event.listen(engine, "connect", connected)
-    event.listen(engine, "begin", began)
+    # Not a listener to "begin": an engine with one asks it, and every other event, again for each statement.
+    setattr(engine.dialect, "do_begin", begin)  # noqa: B010  what the dialect is there for
     return engine
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy import event
 
 from app.store.db import Database
 
@@ -18,15 +18,15 @@ class Reopened(Database):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self._file = sa.make_url(url).database or ""
-        if self.dialect == "sqlite":
-            event.listen(self._engine, "do_connect", self._connect)
+        if self.dialect == "sqlite":  # not by a listener: a dialect with one asks it again for each statement
+            setattr(self._engine.dialect, "connect", self._connect)  # noqa: B010  what the dialect is there for
 
     def move(self, url: str) -> None:
         """To another file. Every connection to the last one is closed."""
         self._file = sa.make_url(url).database or ""
 
-    def _connect(self, _dialect: object, _record: object, arguments: list[Any], _parameters: object) -> None:
-        arguments[0] = self._file
+    def _connect(self, _first: str, **settings: Any) -> sqlite3.Connection:
+        return sqlite3.connect(self._file, **settings)
 
 
 D = TypeVar("D", bound=Reopened)

@@ -32,7 +32,7 @@ class Shop:
         event.listen(self._engine, "connect", _connected)
         event.listen(self._engine, "begin", _began)
         event.listen(self._engine, "commit", self._committed)
-        self.commits, self.line, self.full = 0, SharedCommits(self._engine), False
+        self.commits, self.line, self.full = 0, SharedCommits(self._engine.connect), False
         with self.line.transaction() as conn:
             conn.exec_driver_sql("CREATE TABLE word (word TEXT PRIMARY KEY)")
         self.commits = 0
