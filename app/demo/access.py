@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import jwt
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from app.demo.keys import Keys
@@ -60,6 +62,12 @@ class Caller:
             raise Refusal(403, "Resource not accessible by integration")
 
 
+@functools.lru_cache(maxsize=4)
+def _public_key(pem: str) -> PublicKeyTypes:
+    """Reading a private key checks its numbers, which takes longer than a hundred requests."""
+    return load_pem_private_key(pem.encode(), None).public_key()
+
+
 class Door:
     """Checks `Authorization`. Its clock is the callers' clock: PyGithub signs with the machine's own time."""
 
@@ -67,7 +75,7 @@ class Door:
         self._book = book
         self._keys = keys
         self._clock = clock
-        self._public = load_pem_private_key(keys.app_pem.encode(), None).public_key()
+        self._public = _public_key(keys.app_pem)
         self._spent: dict[str, tuple[datetime, int]] = {}
 
     def caller(self, authorization: str | None) -> Caller:
