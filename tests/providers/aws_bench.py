@@ -1,8 +1,8 @@
 """The bench of `aws`: moto in process behind the vendor's own SDK."""
 
-import contextlib
 import secrets
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
 from typing import Any
 
@@ -10,7 +10,8 @@ from providers.aws import AwsProvider, AwsSettings
 from providers.conformance import Fault
 from providers.contract import Offer, Order, Phase, Provider, Secret
 from tests.providers.aws_cloud import LIST, REGIONS, RUN, Cloud, Trip, cloud, error
-from tests.providers.benches import ManualClock, Orders
+from tests.providers.benches import Orders
+from tests.providers.stands import Stand, closing
 
 B300 = "p6-b300.48xlarge"  # in three zones of Jakarta, as moto's copy of AWS's offerings has it
 H200 = "p5en.48xlarge"  # in two of Jakarta and two of the UAE
@@ -24,7 +25,7 @@ REFUSALS: Mapping[Fault, tuple[int, str]] = {
 }
 
 
-class AwsBench:
+class AwsBench(Stand[AwsProvider]):
     name = "aws"
     faults: frozenset[Fault] = frozenset(Fault)
     states: Mapping[str, Phase] = {
@@ -38,8 +39,8 @@ class AwsBench:
     crowd = 7  # a page holds five
 
     def __init__(self, cloud: Cloud, **settings: Any) -> None:
+        super().__init__()
         self.cloud = cloud
-        self.clock = ManualClock()
         self.secrets: Sequence[str] = SECRETS
         given: dict[str, Any] = {
             "subnets": cloud.subnets,
@@ -53,7 +54,6 @@ class AwsBench:
         self.settings = AwsSettings(**(given | settings))
         offer = Offer(f"{HOME}/{B300}", self.name, HOME, Decimal("142.42"), "USD", self.clock.now(), type=B300)
         self.order = Orders(offer, now=self.clock.now())
-        self._providers: list[AwsProvider] = []
         for zone in ("a", "b", "c"):
             cloud.wire.spot[f"{HOME}{zone}", B300] = "60.5"
 
@@ -61,11 +61,10 @@ class AwsBench:
         return self.aws()
 
     def aws(self) -> AwsProvider:
-        provider = AwsProvider(
-            self.name, self.settings, clock=self.clock, session=self.cloud.session, endpoint=self.cloud.endpoint, page=5
+        cloud = self.cloud
+        return self.kept(
+            AwsProvider(self.name, self.settings, clock=self.clock, session=cloud.session, endpoint=cloud.endpoint, page=5)
         )
-        self._providers.append(provider)
-        return provider
 
     def trip(
         self, action: str, status: int | None, body: bytes = b"", *, reaches: bool = False, times: int = 1, region: str = ""
@@ -94,9 +93,6 @@ class AwsBench:
     async def put(self, instance_id: str, state: str) -> None:
         self.cloud.put(instance_id, state)
 
-    async def pause(self) -> None:
-        await self.clock.sleep(1)
-
     def another(self, **changes: Any) -> Order:
         """A new order of another offer: `region`, `kind` and `spot`."""
         region, kind, spot = changes.get("region", HOME), changes.get("kind", B300), changes.get("spot", False)
@@ -114,15 +110,9 @@ class AwsBench:
         return Order(offer, order.key, order.tag, order.owner, order.user_data, order.ends_at, changes.get("image"))
 
     async def aclose(self) -> None:
-        for provider in self._providers:
-            await provider.aclose()
+        await super().aclose()
         self.cloud.reset()
 
 
-@contextlib.asynccontextmanager
-async def bench() -> AsyncGenerator[AwsBench, None]:
-    stood_up = AwsBench(cloud())
-    try:
-        yield stood_up
-    finally:
-        await stood_up.aclose()
+def bench() -> AbstractAsyncContextManager[AwsBench]:
+    return closing(AwsBench(cloud()))

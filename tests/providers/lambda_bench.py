@@ -1,7 +1,7 @@
 """The bench of the `lambda` provider: our stand-in for its API, on a clock that is moved by hand."""
 
-import contextlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
 
 import httpx
@@ -9,15 +9,15 @@ import httpx
 from providers.conformance import Fault
 from providers.contract import Offer, Phase, Secret
 from providers.lambda_cloud import LambdaProvider, LambdaSettings
-from tests.providers import lambda_server
 from tests.providers.benches import Orders
 from tests.providers.lambda_server import JUPYTER, KEY, LambdaCloud, OrderlyClock
+from tests.providers.stands import Stand, closing
 
 LAUNCH = "/instance-operations/launch"
 SETTINGS = LambdaSettings(Secret(KEY), "ci")
 
 
-class LambdaBench:
+class LambdaBench(Stand[LambdaProvider]):
     name = "lambda"
     faults: frozenset[Fault] = frozenset(Fault)
     states: Mapping[str, Phase] = {
@@ -32,26 +32,19 @@ class LambdaBench:
     crowd = 12  # Lambda's list has no pages
 
     def __init__(self) -> None:
-        self.clock = OrderlyClock()
+        super().__init__(OrderlyClock())
         self.cloud = LambdaCloud(self.clock)
         offer = Offer("us-west-1/gpu_1x_h100_sxm5", self.name, "us-west-1", Decimal("3.29"), "USD", self.clock.now())
         self.order = Orders(offer, now=self.clock.now())
-        self._providers: list[LambdaProvider] = []
 
     async def provider(self) -> LambdaProvider:
         return self.made(SETTINGS)
 
     def made(self, settings: LambdaSettings) -> LambdaProvider:
-        provider = LambdaProvider(self.name, settings, clock=self.clock, transport=self.cloud)
-        self._providers.append(provider)
-        return provider
+        return self.kept(LambdaProvider(self.name, settings, clock=self.clock, transport=self.cloud))
 
     async def cause(self, fault: Fault) -> None:
-        cloud = self.cloud
-
-        def meet(path: str, answer: httpx.Response | None, *, reaches: bool = False, times: int = 1) -> None:
-            cloud.faults.append(lambda_server.Fault(path, answer, reaches, times))
-
+        cloud, meet = self.cloud, self.cloud.meet
         match fault:
             case Fault.LOST_REPLY:
                 meet(LAUNCH, None, reaches=True)
@@ -80,20 +73,10 @@ class LambdaBench:
         self.cloud.frozen.add(instance_id)
 
     async def pause(self) -> None:
-        await self.clock.sleep(1)
+        await super().pause()
         self.cloud.advance()
 
-    async def aclose(self) -> None:
-        for provider in self._providers:
-            await provider.aclose()
 
-
-@contextlib.asynccontextmanager
-async def bench() -> AsyncGenerator[LambdaBench, None]:
-    """In the end, nothing may have been sent or answered that Lambda's description does not have, nor too fast."""
+def bench() -> AbstractAsyncContextManager[LambdaBench]:
     stand = LambdaBench()
-    try:
-        yield stand
-        assert not stand.cloud.complaints, stand.cloud.complaints
-    finally:
-        await stand.aclose()
+    return closing(stand, stand.cloud.complaints)

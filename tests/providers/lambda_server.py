@@ -2,18 +2,16 @@
 
 import asyncio
 import itertools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import parse_qsl
 
 import httpx
 
 from providers.lambda_cloud import LAUNCHES_EVERY
 from tests.providers.benches import ManualClock
-from tests.providers.vendor_spec import Spec
+from tests.providers.stands import StandIn
 
 DESCRIPTION = "lambda/lambda-cloud.openapi.json"
 KEY = "secret_sublet_0123456789abcdef.Zk3"
@@ -56,31 +54,15 @@ class OrderlyClock(ManualClock):
 
 
 @dataclass
-class Fault:
-    """Answers the next requests of a path in its own way; `reaches` lets them have their effect first."""
-
-    path: str
-    answer: httpx.Response | None  # None: the answer is lost
-    reaches: bool = False
-    times: int = 1
-
-
-@dataclass
-class LambdaCloud(httpx.AsyncBaseTransport):
-    clock: ManualClock
+class LambdaCloud(StandIn):
+    description = DESCRIPTION
     slow_launches: bool = True  # a launch takes as long as the next has to wait, so that a test can launch one after another
-    instances: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     catalogue: dict[str, Any] = field(default_factory=lambda: {row["instance_type"]["name"]: row for row in CATALOGUE})
     keys: list[str] = field(default_factory=lambda: ["ci", "other"])
-    faults: list[Fault] = field(default_factory=list[Fault])
-    complaints: list[str] = field(default_factory=list[str])
-    requests: list[tuple[str, str, Any]] = field(default_factory=list[tuple[str, str, Any]])
-    frozen: set[str] = field(default_factory=set[str])  # what stays in its status until it is terminated
-    keeps_records: bool = False  # whether terminated instances stay in sight
     ignores_terminations: bool = False
 
     def __post_init__(self) -> None:
-        self.spec = Spec.load(DESCRIPTION)
+        super().__post_init__()
         self._numbers = itertools.count(1)
         self._last: datetime | None = None
         self._last_launch: datetime | None = None
@@ -95,37 +77,7 @@ class LambdaCloud(httpx.AsyncBaseTransport):
         """The bodies of all launches that came in."""
         return [body for _, path, body in self.requests if path.endswith("/launch")]
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        path = request.url.path
-        content = await request.aread()
-        body = json.loads(content) if content else None
-        self.requests.append((request.method, path, body))
-        try:
-            self.spec.request(request.method, path, dict(parse_qsl(request.url.query.decode())), body)
-            answer = self._limited(path) or self._faulty(request, path, body)
-        except AssertionError as complaint:
-            self.complaints.append(str(complaint))
-            raise
-        if answer is None:
-            raise httpx.ReadTimeout("the reply is lost", request=request)
-        return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
-
-    def _faulty(self, request: httpx.Request, path: str, body: Any) -> httpx.Response | None:
-        for fault in self.faults:
-            if fault.times > 0 and path.endswith(fault.path):
-                fault.times -= 1
-                if fault.reaches:
-                    self._served(request, path, body)
-                return fault.answer
-        return self._served(request, path, body)
-
-    def _served(self, request: httpx.Request, path: str, body: Any) -> httpx.Response:
-        answer = self._routed(request, path, body)
-        said = json.loads(answer.content) if answer.content else None
-        self.spec.response(request.method, path, answer.status_code, said)
-        return answer
-
-    def _limited(self, path: str) -> httpx.Response | None:
+    def limited(self, path: str) -> httpx.Response | None:
         now, launching = self.clock.now(), path.endswith("/launch")
         early = self._last is not None and now < self._last + timedelta(seconds=1)
         soon = launching and self._last_launch is not None and now < self._last_launch + timedelta(seconds=12)
@@ -138,7 +90,7 @@ class LambdaCloud(httpx.AsyncBaseTransport):
             self.clock.time += LAUNCHES_EVERY if self.slow_launches else timedelta(0)
         return None
 
-    def _routed(self, request: httpx.Request, path: str, body: Any) -> httpx.Response:
+    def routed(self, request: httpx.Request, path: str, body: Any) -> httpx.Response:
         if request.headers.get("Authorization") != f"Bearer {KEY}":
             return self.error(401, "global/invalid-api-key")
         match (request.method, path.removeprefix("/api/v1/").split("/")):

@@ -1,7 +1,7 @@
 """The bench of `oci`: a fake of Oracle's compute API on loopback behind the vendor's own SDK."""
 
-import contextlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from providers.conformance import Fault
 from providers.contract import Offer, Order, Phase, Provider, Secret
 from providers.oci import OciProvider, OciSettings
-from tests.providers.benches import ManualClock, Orders
+from tests.providers.benches import Orders
 from tests.providers.oci_cloud import (
     A10,
     COMPARTMENT,
@@ -29,6 +29,7 @@ from tests.providers.oci_cloud import (
     cloud,
     error,
 )
+from tests.providers.stands import Stand, closing
 
 HOME, AWAY = REGIONS  # one availability domain, and three
 SUBNETS = {region: f"ocid1.subnet.oc1.{region}.aaaaaaaasubnet7example" for region in REGIONS}
@@ -42,7 +43,7 @@ REFUSALS: Mapping[Fault, tuple[int, str]] = {
 }
 
 
-class OciBench:
+class OciBench(Stand[OciProvider]):
     name = "oci"
     faults: frozenset[Fault] = frozenset(Fault)
     states: Mapping[str, Phase] = {
@@ -60,8 +61,8 @@ class OciBench:
     crowd = 7  # a page holds three
 
     def __init__(self, cloud: Cloud, **settings: Any) -> None:
+        super().__init__()
         self.cloud = cloud
-        self.clock = ManualClock()
         self.secrets: Sequence[str] = (cloud.pem, *cloud.pem.splitlines()[1:3])
         given: dict[str, Any] = {
             "tenancy": TENANCY,
@@ -76,15 +77,12 @@ class OciBench:
         self.settings = OciSettings(**(given | settings))
         offer = Offer(f"{AWAY}/{H100}", self.name, AWAY, Decimal(80), "USD", self.clock.now(), type=H100)
         self.order = Orders(offer, now=self.clock.now())
-        self._providers: list[OciProvider] = []
 
     async def provider(self) -> Provider:
         return self.oci()
 
     def oci(self) -> OciProvider:
-        provider = OciProvider(self.name, self.settings, clock=self.clock, endpoints=self.cloud.endpoints, page=3)
-        self._providers.append(provider)
-        return provider
+        return self.kept(OciProvider(self.name, self.settings, clock=self.clock, endpoints=self.cloud.endpoints, page=3))
 
     @property
     def away(self) -> Region:
@@ -117,9 +115,6 @@ class OciBench:
         self.away.held.add(name)
         self.away.instances[name]["lifecycleState"] = OF_TOMORROW if state == "UNKNOWN_ENUM_VALUE" else state
 
-    async def pause(self) -> None:
-        await self.clock.sleep(1)
-
     def another(self, region: str = AWAY, kind: str = H100, *, preemptible: bool = False, image: str | None = None) -> Order:
         """A new order of another offer."""
         name = f"{region}/{kind}/preemptible" if preemptible else f"{region}/{kind}"
@@ -127,15 +122,9 @@ class OciBench:
         return replace(self.order(), offer=offer, image=image)
 
     async def aclose(self) -> None:
-        for provider in self._providers:
-            await provider.aclose()
+        await super().aclose()
         self.cloud.reset()
 
 
-@contextlib.asynccontextmanager
-async def bench(**settings: Any) -> AsyncGenerator[OciBench, None]:
-    stood_up = OciBench(cloud(), **settings)
-    try:
-        yield stood_up
-    finally:
-        await stood_up.aclose()
+def bench(**settings: Any) -> AbstractAsyncContextManager[OciBench]:
+    return closing(OciBench(cloud(), **settings))

@@ -12,14 +12,15 @@ from providers.conformance import Fault, Missing
 from providers.contract import Offer, Phase, Provider
 from providers.openstack import OpenStackProvider, OpenStackSettings
 from providers.sdk import sdk
-from tests.providers.benches import ManualClock, Orders
+from tests.providers.benches import Orders
 from tests.providers.openstack_cloud import PASSWORD, TOKEN, OpenStackCloud, flavor
+from tests.providers.stands import Stand, closing
 
 PRICES = {"g-h100-1": Decimal("2.90"), "g-h100-8": Decimal("22.40"), "m1.large": Decimal("0.12")}
 OFFER = f"RegionOne/{flavor('g-h100-1', 1, 1, {})['id']}"
 
 
-class OpenStackBench:
+class OpenStackBench(Stand[OpenStackProvider]):
     name = "openstack"
     faults: frozenset[Fault] = frozenset(Fault) - {Fault.PREEMPTED}  # OpenStack has nothing that is taken away
     states: Mapping[str, Phase] = {
@@ -50,34 +51,24 @@ class OpenStackBench:
     crowd = 12
 
     def __init__(self, cloud: OpenStackCloud, folder: Path, **settings: Any) -> None:
+        super().__init__()
         self.cloud, self.folder = cloud, folder
-        self.clock = ManualClock()
         given: dict[str, Any] = {"image": "ubuntu-24.04-cuda", "network": "ci", "prices": PRICES, **settings}
         self.settings = OpenStackSettings(cloud="lab", clouds_file=cloud.clouds_file(folder), **given)
         offer = Offer(OFFER, self.name, "RegionOne", Decimal("2.90"), "USD", self.clock.now(), gpu="h100", gpus=1)
         self.order = Orders(offer, now=self.clock.now())
-        self._providers: list[OpenStackProvider] = []
 
     async def provider(self) -> Provider:
         return self.openstack()
 
     def openstack(self, **changes: Any) -> OpenStackProvider:
-        provider = OpenStackProvider(self.name, replace(self.settings, **changes), clock=self.clock)
-        self._providers.append(provider)
-        return provider
+        return self.kept(OpenStackProvider(self.name, replace(self.settings, **changes), clock=self.clock))
 
     async def cause(self, fault: Fault) -> None:
         self.cloud.cause(fault)
 
     async def put(self, instance_id: str, state: str) -> None:
         self.cloud.put(instance_id.rpartition("/")[2], state)
-
-    async def pause(self) -> None:
-        await self.clock.sleep(1)
-
-    async def aclose(self) -> None:
-        for provider in self._providers:
-            await provider.aclose()
 
 
 @contextlib.asynccontextmanager
@@ -89,9 +80,8 @@ async def bench(*, newest: str = "2.96", **settings: Any) -> AsyncGenerator[Open
     cloud = OpenStackCloud(newest=newest)
     await cloud.start()
     with tempfile.TemporaryDirectory(prefix="sublet-openstack-") as folder:
-        stand = OpenStackBench(cloud, Path(folder), **settings)
         try:
-            yield stand
+            async with closing(OpenStackBench(cloud, Path(folder), **settings)) as stand:
+                yield stand
         finally:
-            await stand.aclose()
             await cloud.stop()

@@ -1,21 +1,22 @@
 """The bench of RunPod: the real wrapper on a RunPod in memory that the vendor's own description judges."""
 
-import contextlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from decimal import Decimal
 
 from providers.conformance import Fault
 from providers.contract import ImageLogin, Offer, Order, Phase, Provider, Secret
 from providers.runpod import RunPodProvider, RunPodSettings
-from tests.providers.benches import ManualClock, Orders
+from tests.providers.benches import Orders
 from tests.providers.runpod_cloud import KEY, RunPodCloud, judge
+from tests.providers.stands import Stand, closing
 
 IMAGE = "ghcr.io/example/runner@sha256:" + "5e" * 32
 PASSWORD = "ghs_shortLivedPullTokenOfARegistry"
 
 
-class RunPodBench:
+class RunPodBench(Stand[RunPodProvider]):
     name = "runpod"
     faults: frozenset[Fault] = frozenset(Fault) - {Fault.QUOTA}  # the description has no answer for a quota
     states: Mapping[str, Phase] = {
@@ -31,11 +32,10 @@ class RunPodBench:
     crowd = 12  # the listing has no pages
 
     def __init__(self, settings: RunPodSettings | None = None) -> None:
-        self.clock = ManualClock()
+        super().__init__()
         self.cloud = RunPodCloud(self.clock, judge())
         self.settings = settings or RunPodSettings(Secret(KEY))
         self.orders = Orders(self.offer(), now=self.clock.now(), image=IMAGE)
-        self._providers: list[RunPodProvider] = []
 
     def order(self) -> Order:
         return with_login(self.orders())
@@ -48,9 +48,7 @@ class RunPodBench:
         return self.runpod()
 
     def runpod(self, settings: RunPodSettings | None = None) -> RunPodProvider:
-        provider = RunPodProvider(self.name, settings or self.settings, clock=self.clock, transport=self.cloud)
-        self._providers.append(provider)
-        return provider
+        return self.kept(RunPodProvider(self.name, settings or self.settings, clock=self.clock, transport=self.cloud))
 
     async def cause(self, fault: Fault) -> None:
         trouble = self.cloud.trouble
@@ -80,13 +78,6 @@ class RunPodBench:
     async def put(self, instance_id: str, state: str) -> None:
         self.cloud.forced[instance_id] = state
 
-    async def pause(self) -> None:
-        await self.clock.sleep(1)
-
-    async def aclose(self) -> None:
-        for provider in self._providers:
-            await provider.aclose()
-
 
 RATE = Decimal("2.7")
 
@@ -95,12 +86,6 @@ def with_login(order: Order, username: str = "puller") -> Order:
     return replace(order, login=ImageLogin("ghcr.io", Secret(PASSWORD), username))
 
 
-@contextlib.asynccontextmanager
-async def bench() -> AsyncGenerator[RunPodBench, None]:
-    """Fails in the end if anything that was sent or answered is not as the description has it."""
-    found = RunPodBench()
-    try:
-        yield found
-        assert not found.cloud.complaints, found.cloud.complaints[0]
-    finally:
-        await found.aclose()
+def bench() -> AbstractAsyncContextManager[RunPodBench]:
+    stand = RunPodBench()
+    return closing(stand, stand.cloud.complaints)

@@ -1,17 +1,13 @@
 """A stand-in for Shadeform's API, in process: it keeps instances, and has the vendor's description judge every word."""
 
-import asyncio
 import itertools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl
 
 import httpx
 
-from tests.providers.benches import ManualClock
-from tests.providers.vendor_spec import Spec
+from tests.providers.stands import StandIn
 
 DESCRIPTION, OTHER_DESCRIPTION = "shadeform/shadeform.openapi.yaml", "shadeform/shadeform.api-evangelist.openapi.yml"
 KEY = "sf-0123456789abcdef-Zk3"
@@ -57,68 +53,21 @@ CATALOGUE = [
 
 
 @dataclass
-class Fault:
-    """Answers the next requests of a path in its own way; `reaches` lets them have their effect first."""
-
-    path: str
-    answer: httpx.Response | None  # None: the answer is lost
-    reaches: bool = False
-    times: int = 1
-
-
-@dataclass
-class ShadeformCloud(httpx.AsyncBaseTransport):
-    clock: ManualClock
-    instances: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+class ShadeformCloud(StandIn):
+    description = DESCRIPTION
     catalogue: list[Any] = field(default_factory=lambda: list[Any](CATALOGUE))
-    faults: list[Fault] = field(default_factory=list[Fault])
-    complaints: list[str] = field(default_factory=list[str])
-    requests: list[tuple[str, str, Any]] = field(default_factory=list[tuple[str, str, Any]])
-    frozen: set[str] = field(default_factory=set[str])  # what stays in its status until it is deleted
-    keeps_records: bool = False  # whether what is deleted stays in sight
     gone_is: int = 404  # what the API says to an id that it no longer knows
     takes_ends: bool = True  # whether `auto_delete` is understood
 
     def __post_init__(self) -> None:
-        self.spec = Spec.load(DESCRIPTION)
+        super().__post_init__()
         self._numbers = itertools.count(1)
 
     def creates(self) -> list[Any]:
         """The bodies of all creates that came in."""
         return [body for _, path, body in self.requests if path.endswith("/create")]
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        path = request.url.path
-        content = await request.aread()
-        body = json.loads(content) if content else None
-        self.requests.append((request.method, path, body))
-        await asyncio.sleep(0)  # others get their turn, as they would on a wire
-        try:
-            self.spec.request(request.method, path, dict(parse_qsl(request.url.query.decode())), body)
-            answer = self._faulty(request, path, body)
-        except AssertionError as complaint:
-            self.complaints.append(str(complaint))
-            raise
-        if answer is None:
-            raise httpx.ReadTimeout("the reply is lost", request=request)
-        return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
-
-    def _faulty(self, request: httpx.Request, path: str, body: Any) -> httpx.Response | None:
-        for fault in self.faults:
-            if fault.times > 0 and path.endswith(fault.path):
-                fault.times -= 1
-                if fault.reaches:
-                    self._served(request, path, body)
-                return fault.answer
-        return self._served(request, path, body)
-
-    def _served(self, request: httpx.Request, path: str, body: Any) -> httpx.Response:
-        answer = self._routed(request, path, body)
-        said = json.loads(answer.content) if answer.content else None
-        self.spec.response(request.method, path, answer.status_code, said)
-        return answer
-
-    def _routed(self, request: httpx.Request, path: str, body: Any) -> httpx.Response:
+    def routed(self, request: httpx.Request, path: str, body: Any) -> httpx.Response:
         if request.headers.get("X-API-KEY") != KEY:
             return httpx.Response(401, json={"error": "Unauthorized"})
         match (request.method, path.removeprefix("/v1/").split("/")):

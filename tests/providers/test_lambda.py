@@ -162,7 +162,7 @@ EXPECTED = {
 @pytest.mark.parametrize("code", EXPECTED)
 async def test_every_code_becomes_what_is_to_be_done(code: str, stand: LambdaBench) -> None:
     status, kind, why = EXPECTED[code]
-    stand.cloud.faults.append(lambda_server.Fault(LAUNCH, stand.cloud.error(status, code, "for reasons")))
+    stand.cloud.meet(LAUNCH, stand.cloud.error(status, code, "for reasons"))
     with pytest.raises(ProviderError) as told:
         await (await stand.provider()).create(stand.order())
     assert type(told.value) is kind
@@ -204,7 +204,7 @@ def test_the_table_of_errors_leaves_no_code_out() -> None:
 async def test_answers_that_are_not_lambdas_are_not_believed(
     answer: httpx.Response, kind: type[ProviderError], stand: LambdaBench
 ) -> None:
-    stand.cloud.faults.append(lambda_server.Fault(LAUNCH, answer))
+    stand.cloud.meet(LAUNCH, answer)
     with pytest.raises(kind) as told:
         await (await stand.provider()).create(stand.order())
     if isinstance(told.value, Unclear):
@@ -220,11 +220,11 @@ async def test_only_the_vendors_own_code_proves_absence(stand: LambdaBench) -> N
     provider = await stand.provider()
     made = await provider.create(stand.order())
     for answer in (httpx.Response(404, text="nginx"), stand.cloud.error(404, "global/not-found")):
-        stand.cloud.faults.append(lambda_server.Fault(made.id, answer))
+        stand.cloud.meet(made.id, answer)
         with pytest.raises(ProviderError):
             await provider.get(made.id)
     other = {**stand.cloud.instances[made.id], "id": "f" * 32}
-    stand.cloud.faults.append(lambda_server.Fault(made.id, httpx.Response(200, json={"data": other})))
+    stand.cloud.meet(made.id, httpx.Response(200, json={"data": other}))
     with pytest.raises(Unclear, match="another instance"):
         await provider.get(made.id)
 
@@ -276,14 +276,14 @@ async def test_a_listing_with_a_strange_row_is_unclear_as_a_whole(spoilt: dict[s
     provider, order = await stand.provider(), stand.order()
     made = await provider.create(order)
     rows = [stand.cloud.instances[made.id], {**stand.cloud.instances[made.id], **spoilt}]
-    stand.cloud.faults.append(lambda_server.Fault("/instances", httpx.Response(200, json={"data": rows})))
+    stand.cloud.meet("/instances", httpx.Response(200, json={"data": rows}))
     with pytest.raises(Unclear):
         await provider.owned(order.owner)
 
 
 async def test_a_list_that_speaks_of_another_page_is_not_whole(stand: LambdaBench) -> None:
     answer = httpx.Response(200, json={"data": [], "page_token": "eyJuZXh0Ijox"})
-    stand.cloud.faults.append(lambda_server.Fault("/instances", answer))
+    stand.cloud.meet("/instances", answer)
     with pytest.raises(Unclear, match="another page"):
         await (await stand.provider()).owned("me")
 
@@ -305,7 +305,7 @@ async def test_a_status_of_tomorrow_is_unknown(stand: LambdaBench) -> None:
     provider = await stand.provider()
     made = await provider.create(stand.order())
     row = {**stand.cloud.instances[made.id], "status": "hibernated"}
-    stand.cloud.faults.append(lambda_server.Fault(made.id, httpx.Response(200, json={"data": row})))
+    stand.cloud.meet(made.id, httpx.Response(200, json={"data": row}))
     shown = await provider.get(made.id)
     assert shown is not None
     assert (shown.phase, shown.detail) == (Phase.UNKNOWN, "hibernated")

@@ -79,7 +79,7 @@ async def test_odd_rows_of_the_catalogue_hide_themselves_only(stand: LambdaBench
         row["instance_type"][place] = value
         rows[str(number)] = row
     answer = httpx.Response(200, json={"data": {**rows, "nothing": None}})
-    stand.cloud.faults.append(lambda_server.Fault("/instance-types", answer))
+    stand.cloud.meet("/instance-types", answer)
     (offer,) = await (await stand.provider()).offers(Need())
     assert (offer.type, offer.gpu, offer.gpu_memory_gib) == ("gpu_1x_l4", "L4 24GB", 0)
 

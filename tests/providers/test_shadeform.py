@@ -113,7 +113,7 @@ async def test_a_record_that_cannot_be_read_loses_no_instance(stand: ShadeformBe
     answers = [httpx.Response(404, json={}), httpx.Response(200, json={"id": "?"}), httpx.Response(200, json=[])]
     for answer in (*answers, httpx.Response(503), None):
         order = stand.order()
-        stand.meet("/info", answer, times=3)
+        stand.cloud.meet("/info", answer, times=3)
         made = await provider.create(order)
         stand.cloud.faults.clear()
         assert (made.tag, made.phase, made.detail, made.key) == (order.tag, Phase.STARTING, "creating", order.key)
@@ -204,7 +204,7 @@ async def test_errors_become_what_is_to_be_done(
     status: int, body: object, kind: type[ProviderError], why: Why | None, stand: ShadeformBench
 ) -> None:
     answer = httpx.Response(status, text="<h1>proxy</h1>") if body is None else httpx.Response(status, json=body)
-    stand.meet(CREATE, answer)
+    stand.cloud.meet(CREATE, answer)
     with pytest.raises(ProviderError) as told:
         await (await stand.provider()).create(stand.order())
     assert type(told.value) is kind
@@ -218,7 +218,7 @@ async def test_errors_become_what_is_to_be_done(
 async def test_words_about_stock_mean_nothing_where_nothing_is_created(stand: ShadeformBench) -> None:
     provider = await stand.provider()
     for path, call in (("/instances", provider.owned("me")), ("/types", provider.offers(Need()))):
-        stand.meet(path, httpx.Response(409, json=SOLD_OUT))
+        stand.cloud.meet(path, httpx.Response(409, json=SOLD_OUT))
         with pytest.raises(Refused) as told:
             await call
         assert told.value.why is Why.REQUEST
@@ -226,7 +226,7 @@ async def test_words_about_stock_mean_nothing_where_nothing_is_created(stand: Sh
 
 async def test_the_whole_account_keeps_still_when_it_is_told_to(stand: ShadeformBench) -> None:
     one, two = await stand.provider(), await stand.provider()
-    stand.meet("/instances", httpx.Response(429, headers={"Retry-After": "30"}))
+    stand.cloud.meet("/instances", httpx.Response(429, headers={"Retry-After": "30"}))
     with pytest.raises(Throttled):
         await one.owned("me")
     with pytest.raises(Throttled) as told:
@@ -246,21 +246,21 @@ async def test_absence_is_what_the_list_proves(stand: ShadeformBench) -> None:
         httpx.Response(404, json={"message": "no route"}),
         httpx.Response(400, json={}),
     ):
-        stand.meet("/info", answer)
+        stand.cloud.meet("/info", answer)
         shown = await provider.get(made.id)
         assert shown is not None
         assert shown.id == made.id
     for status in (401, 403, 500):
-        stand.meet("/info", httpx.Response(status, json={"error": "no"}), times=3)
+        stand.cloud.meet("/info", httpx.Response(status, json={"error": "no"}), times=3)
         with pytest.raises(ProviderError):
             await provider.get(made.id)
         stand.cloud.faults.clear()
-    stand.meet("/info", httpx.Response(404, json={}))
-    stand.meet("/instances", httpx.Response(200, json={"instances": [{"id": "?"}]}))
+    stand.cloud.meet("/info", httpx.Response(404, json={}))
+    stand.cloud.meet("/instances", httpx.Response(200, json={"instances": [{"id": "?"}]}))
     with pytest.raises(Unclear):
         await provider.get(made.id)
     other = {**stand.cloud.instances[made.id], "id": "d290f1ee-6c54-4b01-90e6-ffffffffffff"}
-    stand.meet("/info", httpx.Response(200, json=other))
+    stand.cloud.meet("/info", httpx.Response(200, json=other))
     with pytest.raises(Unclear, match="another instance"):
         await provider.get(made.id)
 
@@ -269,11 +269,11 @@ async def test_a_delete_that_was_refused_is_told(stand: ShadeformBench) -> None:
     provider = await stand.provider()
     made = await provider.create(stand.order())
     for answer, why in ((httpx.Response(400, json={"error": "not yet"}), Why.REQUEST), (httpx.Response(401), Why.CREDENTIALS)):
-        stand.meet("/delete", answer)
+        stand.cloud.meet("/delete", answer)
         with pytest.raises(Refused) as told:
             await provider.destroy(made.id)
         assert told.value.why is why
-    stand.meet("/delete", httpx.Response(409, json={"error": "already deleting"}), reaches=True)
+    stand.cloud.meet("/delete", httpx.Response(409, json={"error": "already deleting"}), reaches=True)
     await provider.destroy(made.id)
     assert stand.cloud.instances[made.id]["status"] == "deleting"
     assert {method for method, path, _ in stand.cloud.requests if path.endswith("/delete")} == {"POST"}  # DELETE is a 405 there
@@ -320,7 +320,7 @@ async def test_what_could_not_be_had_says_why(stand: ShadeformBench) -> None:
     assert shown.detail.startswith("error: provider is out of stock x")
     assert len(shown.detail) == 160
     stand.cloud.instances[made.id] |= {"status": "error"}
-    stand.meet(
+    stand.cloud.meet(
         "/info", httpx.Response(200, json={**stand.cloud.instances[made.id], "status": "rebooting", "status_details": 7})
     )
     unknown = await provider.get(made.id)
@@ -333,7 +333,7 @@ async def test_a_listing_with_a_strange_row_is_unclear_as_a_whole(spoilt: dict[s
     provider, order = await stand.provider(), stand.order()
     made = await provider.create(order)
     mine = stand.cloud.instances[made.id]
-    stand.meet("/instances", httpx.Response(200, json={"instances": [mine, {**mine, **spoilt}]}))
+    stand.cloud.meet("/instances", httpx.Response(200, json={"instances": [mine, {**mine, **spoilt}]}))
     with pytest.raises(Unclear):
         await provider.owned(order.owner)
 

@@ -114,10 +114,10 @@ async def test_odd_rows_of_the_catalogue_hide_themselves_only(stand: ShadeformBe
     ]
     for key, value in spoilt:
         rows.append({**copy.deepcopy(good), "cloud": "odd", key: value})
-    stand.meet("/types", httpx.Response(200, json={"instance_types": rows}))
+    stand.cloud.meet("/types", httpx.Response(200, json={"instance_types": rows}))
     (offer,) = await (await stand.provider()).offers(Need())
     assert offer.id == "good/houston-usa-1/H100"
-    stand.meet(
+    stand.cloud.meet(
         "/types",
         httpx.Response(200, json={"instance_types": [{**good, "availability": [{"region": "x", "available": "yes"}]}]}),
     )
@@ -127,7 +127,7 @@ async def test_odd_rows_of_the_catalogue_hide_themselves_only(stand: ShadeformBe
 
 @pytest.mark.parametrize("body", [{}, [], {"instance_types": {}}, {"instance_types": None}])
 async def test_what_is_no_catalogue_is_unclear(body: object, stand: ShadeformBench) -> None:
-    stand.meet("/types", httpx.Response(200, json=body))
+    stand.cloud.meet("/types", httpx.Response(200, json=body))
     with pytest.raises(Unclear):
         await (await stand.provider()).offers(Need())
 

@@ -9,7 +9,8 @@ from typing import Any
 from providers.conformance import Fault
 from providers.contract import ImageLogin, Offer, Order, Phase, Provider, Secret
 from providers.vast import VastProvider, VastSettings
-from tests.providers.benches import ManualClock, Orders
+from tests.providers.benches import Orders
+from tests.providers.stands import Stand, closing
 from tests.providers.vast_cloud import KEY, OWN_KEY, VastCloud, judge
 
 IMAGE = "ghcr.io/example/runner@sha256:" + "5e" * 32
@@ -35,7 +36,7 @@ STATES: Mapping[str, tuple[Mapping[str, Any], Phase]] = {
 }
 
 
-class VastBench:
+class VastBench(Stand[VastProvider]):
     name = "vast"
     faults: frozenset[Fault] = frozenset(Fault) - {Fault.QUOTA}  # the description has no answer for a quota
     states: Mapping[str, Phase] = {name: phase for name, (_, phase) in STATES.items()}
@@ -43,10 +44,9 @@ class VastBench:
     crowd = 27  # a page has 25
 
     def __init__(self) -> None:
-        self.clock = ManualClock()
+        super().__init__()
         self.cloud = VastCloud(self.clock, judge())
         self.orders = Orders(self.offer(), now=self.clock.now(), image=IMAGE)
-        self._providers: list[VastProvider] = []
 
     def order(self) -> Order:
         return replace(self.orders(), login=ImageLogin("ghcr.io", Secret(PASSWORD), "puller"))
@@ -58,9 +58,7 @@ class VastBench:
         return self.vast()
 
     def vast(self, **values: Any) -> VastProvider:
-        provider = VastProvider(self.name, VastSettings(Secret(KEY), url=self.cloud.url, **values), clock=self.clock)
-        self._providers.append(provider)
-        return provider
+        return self.kept(VastProvider(self.name, VastSettings(Secret(KEY), url=self.cloud.url, **values), clock=self.clock))
 
     async def cause(self, fault: Fault) -> None:
         trouble, asks, listing = self.cloud.trouble, "/api/v0/asks", "/api/v1/instances"
@@ -93,19 +91,13 @@ class VastBench:
     async def put(self, instance_id: str, state: str) -> None:
         self.cloud.instances[int(instance_id)] |= STATES[state][0]
 
-    async def pause(self) -> None:
-        await self.clock.sleep(1)
-
 
 @contextlib.asynccontextmanager
 async def bench() -> AsyncGenerator[VastBench, None]:
-    """Fails in the end if anything that was sent or answered is not as the description has it."""
-    found = VastBench()
-    runner = await found.cloud.start()
+    stand = VastBench()
+    runner = await stand.cloud.start()
     try:
-        yield found
-        assert not found.cloud.complaints, found.cloud.complaints[0]
+        async with closing(stand, stand.cloud.complaints):
+            yield stand
     finally:
-        for provider in found._providers:  # pyright: ignore[reportPrivateUsage]
-            await provider.aclose()
         await runner.cleanup()
