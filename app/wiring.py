@@ -42,7 +42,7 @@ from app.store.vault import Vault, VaultError, check_keys
 from app.trust.judge import ImageTrust
 from app.web.app import build as build_web
 from app.web.app import build_probe
-from app.web.parts import HealthCheck, WebParts, WebSettings
+from app.web.parts import HealthCheck, Make, WebParts, WebSettings
 from providers import registry
 from providers.contract import Health, Need, Provider, Secret
 
@@ -107,6 +107,7 @@ def assemble(
     trust: ImageTrust | None = None,
     registries: Mapping[str, HealthCheck] | None = None,
     gpu_names: GpuNames | None = None,
+    makes: Mapping[str, Make] | None = None,
 ) -> Service:
     """Build a service from its parts. The database is migrated already."""
     telemetry = telemetry or telemetry_of(forges, providers, pools)
@@ -173,6 +174,7 @@ def assemble(
         trust=judge,
         registry_checks=registries or {},
         traits={name: provider.traits for name, provider in counted.items()},
+        makes=makes or {},
         gpu_names=gpu_names or GpuNames(),
         replica=presence.me.name,
     )
@@ -226,7 +228,7 @@ def from_settings(
     # With SQLite our own time does not follow a clock that is set right later, and a forge would refuse what we sign.
     signed_at = outfit.clock.now if db.postgresql else SystemClock().now
     forges = forges_of(settings, signed_at, lambda forge, left: telemetry.forge_rate_left.set(left, forge=forge), public_url)
-    providers = providers_of(settings, data)
+    providers, known = providers_of(settings, data), registry.installed().kinds
     registries = image_rules.registries_of(settings)
     judged = any(pool.trust is not None for pool in pools.values())
     silent = timedelta(minutes=settings.engine.silent_minutes)
@@ -261,6 +263,7 @@ def from_settings(
         trust=image_rules.trust_of(settings, registries, outfit.clock) if judged else None,
         registries={host: functools.partial(image_rules.answers, access) for host, access in registries.items()},
         gpu_names=GpuNames(settings.gpu_names),
+        makes={table.name: Make(table.kind, known[table.kind].package) for table in settings.provider},
     )
     if role != "web":
         enlist.reconsider(service.deps)

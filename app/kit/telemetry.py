@@ -321,6 +321,14 @@ class Telemetry:
         self.spend_rate = gauge("spend_rate_per_hour", "Money per hour of all open leases.", **at)
         self.spend = counter("spend", "Money booked.", **at, pool=pools, kind=SPEND_KINDS)
 
+        self.offers = gauge("offers", "Offers that are known now.", **at)
+        self.offer_price = gauge("offer_price_per_hour", "The cheapest of them that is to be had; NaN: there is none.", **at)
+        self.offers_age = gauge("offers_age_seconds", "Since its offers were last seen; -1: never.", provider=providers)
+        self.provider_cooldown = gauge(
+            "provider_cooldown", "What is left alone there for a while; paused or away, the whole provider is one more.",
+            provider=providers,
+        )  # fmt: skip
+
         self.orphans = gauge("orphans", "Instances under our tag that no lease owns.", provider=providers)
         self.destroy_pending = gauge("destroy_pending_seconds", "The longest wait for a proof of absence.", provider=providers)
         self.held_back = gauge("sweep_held_instances", "Strays that wait for a person's word.", provider=providers)

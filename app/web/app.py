@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from app.kit.telemetry import logger
-from app.web import api, auth, dashboard, docs_page, images, intake, live, nodes, people_api, pilots, sweep
+from app.web import api, auth, dashboard, docs_page, images, intake, live, nodes, offers, people_api, pilots, providers, sweep
 from app.web.doctor import beat_age, beat_late, engines_alive
 from app.web.errors import LoginNeeded, Problem, explain, reply, wants_page
 from app.web.head import Heads
@@ -36,7 +36,8 @@ def build(parts: WebParts) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
     )
-    pages, gate, reads = Pages(parts), auth.Gate(parts), Reads(parts)
+    pages, gate, reads, markets = Pages(parts), auth.Gate(parts), Reads(parts), offers.Markets(parts)
+    known = providers.Providers(parts, markets)
 
     def respond(request: Request, problem: Problem) -> Response:
         request_id = str(getattr(request.state, "request_id", ""))
@@ -60,11 +61,15 @@ def build(parts: WebParts) -> FastAPI:
         api.router(parts, gate, reads),
         people_api.router(parts, gate),
         sweep.router(parts, gate, reads),
+        offers.api_router(gate, markets),
+        providers.api_router(gate, known),
         pilots.router(parts, gate),
         images.router(parts, gate),
         auth.router(parts, gate, pages),
         live.router(parts, gate, pages, reads),
         dashboard.router(parts, gate, pages, reads),
+        offers.page_router(parts, gate, pages, markets, known.listing),
+        providers.page_router(parts, gate, pages, known, markets),
         docs_page.router(app, gate, pages, parts.settings.public_url),
     ):
         app.include_router(routes)

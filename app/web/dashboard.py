@@ -28,7 +28,7 @@ from app.web.why import why
 PAGE = 50
 TAIL = 500
 """Lines of the log that the page begins with; the stream brings the rest."""
-TICKING = frozenset({"cost", "waiting_seconds", "oldest_wait_seconds", "now"})
+TICKING = frozenset({"cost", "waiting_seconds", "oldest_wait_seconds", "now", "age_seconds", "seen_at", "offers_seen_at"})
 """Fields that change with the time alone; the quarter minute in the ETag covers them."""
 TASTES: Mapping[str, tuple[str, ...]] = {
     "times": ("utc", "local", "relative"),
@@ -96,8 +96,8 @@ def router(parts: WebParts, gate: Gate, pages: Pages, reads: Reads) -> APIRouter
         older = f"/queue?{urlencode({'tab': tab, 'before': rfc3339(reply.before)})}" if reply.before else ""
         hook = f"{parts.settings.public_url}/hooks/{next(iter(parts.forges), 'github')}"
         return pages.listed(
-            request, "queue.html", visitor, digest(reply), items=reply.jobs, counts=reply.counts, tab=tab, live=live,
-            more=older, hook=hook, live_page=True, poll=5, twin=f"/queue.json?{query}",
+            request, "queue.html", visitor, digest(reply), reply=reply, items=reply.jobs, counts=reply.counts, tab=tab,
+            live=live, more=older, hook=hook, live_page=True, poll=5, twin=f"/queue.json?{query}",
             cli="sublet queue" if tab == "waiting" else f"sublet queue list --tab {tab}",
         )  # fmt: skip
 

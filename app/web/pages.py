@@ -21,15 +21,22 @@ from app.core.model import SERVED, Reason
 from app.core.states import State
 from app.kit.words import SIGNS, money
 from app.web.errors import Problem
+from app.web.offers_words import brief_price, card, gib, gpu_card, measured
 from app.web.parts import WebParts
 from app.web.schema import LeaseView, Money
+from app.web.why import answered, place_of, ruled, story
 from app.web.words import LOOKS, Look, TimeStyle, because, duration, known_zone, rate, stamped, visible
 
 if TYPE_CHECKING:
     from app.web.auth import Visitor
 
 HERE = Path(__file__).parent
-NAV = (("/", "Overview", "o"), ("/queue", "Queue", "q"), ("/leases", "Leases", "l"), ("/health-page", "Health", "h"))
+NAV = (
+    ("/", "Overview", "o"), ("/queue", "Queue", "q"), ("/leases", "Leases", "l"), ("/offers", "Offers", "f"),
+    ("/health-page", "Health", "h"),
+)  # fmt: skip
+BELOW = {"/providers": "/offers"}
+"""Pages that belong to one of the bar, though their address does not say so."""
 TYPES: Mapping[str, str] = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 MARKED = re.compile(r"\b(?P<name>[a-z]+-[a-z]+-\d{2,})\b|`(?P<code>[^`]{1,80})`")
 _STATES = frozenset(str(state) for state in State)
@@ -94,6 +101,8 @@ class Pages:
         filters: dict[str, Any] = {
             "took": duration, "because": because, "look": look, "failed": failed, "machine": machine, "cash": cash,
             "rate": price, "charge_word": charge_word, "sum2": total, "cut": cut, "act": act, "stamp": rfc3339,
+            "answered": answered, "place": place_of, "story": story, "card": gpu_card, "size": gib, "brief": brief_price,
+            "measured": measured, "ruled": ruled,
             "when": jinja2.pass_context(_when),
             "clock": jinja2.pass_context(_clock), "linked": linked, "ticking": ticking,
         }  # fmt: skip
@@ -115,7 +124,7 @@ class Pages:
         back = local_path(path + (f"?{request.url.query}" if request.url.query else ""))
         return {
             "now": self._parts.clock.now(), "taste": Taste.of(request), "visitor": visitor, "nav": NAV,
-            "here": next((at for at, _, _ in NAV[1:] if path.startswith(at)), "/" if path == "/" else ""),
+            "here": _here(path),
             "back": back, "stream": "", "poll": 0, "live_page": False, "twin": "", "cli": "", "said": "",
             "csrf": visitor.csrf if visitor else "",
         }  # fmt: skip
@@ -154,6 +163,14 @@ class Pages:
         return answer
 
 
+def _here(path: str) -> str:
+    """The page of the bar that this address belongs to; empty: none of them."""
+    if path == "/":
+        return path
+    at = next((bar for start, bar in BELOW.items() if path.startswith(start)), path)
+    return next((bar for bar, _, _ in NAV[1:] if at.startswith(bar)), "")
+
+
 def _asset(path: Path) -> Asset:
     content = path.read_bytes()
     return Asset(content, TYPES[path.suffix], hashlib.sha256(content).hexdigest()[:12])
@@ -182,10 +199,7 @@ def machine(lease: LeaseView) -> str:
         return "no machine yet" if not lease.gone else "no machine"
     if not offer.get("gpu"):
         return str(offer.get("title") or offer.get("id") or "machine without GPU")[:100]
-    gpu = str(offer["gpu"])
-    gpu = gpu.upper() if any(char.isdigit() for char in gpu) else gpu.capitalize()
-    memory = f" {offer['gpu_memory_gib']}\u00a0GB" if offer.get("gpu_memory_gib") else ""
-    return f"{offer.get('gpus') or 1}×{gpu}{memory}"[:100]
+    return card(str(offer["gpu"]), offer.get("gpus") or 1, offer.get("gpu_memory_gib") or 0)
 
 
 def cash(value: Money) -> str:

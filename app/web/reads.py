@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Literal
 
+from app.core.cooling import cooldowns
 from app.core.model import Lease
 from app.core.verdicts import digests, revoked_since, verdict_on
-from app.store import board, images, leaks, leases, nodes
+from app.store import board, decisions, images, leaks, leases, nodes, standings
+from app.store.situation import Situation, situation
 from app.web import schema, views
 from app.web.doctor import examine
 from app.web.errors import Problem
 from app.web.image_views import digests_of, revoked_ones
+from app.web.offers_views import FIRST_REST
 from app.web.parts import WebParts
+from app.web.providers_views import troubles
 from app.web.sweep_views import SweepReply, sweep_views
+from app.web.why import closed_views, cooldown_view, tried_views
 
 Which = Literal["live", "past", "all"]
 Tab = Literal["waiting", "started", "not_ours"]
 LOG_PAGE = 1_000
+NAME = re.compile(r"\b[a-z]+-[a-z]+-\d{2,}\b")
+"""How leases are named (app.core.names)."""
 
 
 class Reads:
@@ -97,19 +105,33 @@ class Reads:
         found = await parts.lane(board.queue, parts.db, tab, limit + 1, before)
         more, last = len(found.rows) > limit, found.rows[limit - 1 : limit]
         shown = board.Queue(found.rows[:limit], found.counts, found.live)
+        tried = {} if tab == "not_ours" else await self._tried(shown)
+        known = await parts.lane(situation, parts.db, now) if tab == "waiting" else Situation({}, [], [])
+        cold = cooldowns(known.setbacks, known.recent, now, FIRST_REST)
         reply = schema.QueueReply(
             tab=tab,
             counts=dict(found.counts),
-            jobs=views.queue_items(shown, now, parts.settings.demo),
+            jobs=views.queue_items(shown, now, parts.settings.demo, tried),
             more=more,
             before=last[0].job.seen_at if more and tab != "waiting" else None,
+            closed=closed_views(known.standings, now),
+            cooldowns=[cooldown_view(one) for one in cold],
         )
         return reply, found.live
+
+    async def _tried(self, shown: board.Queue) -> dict[str, tuple[schema.TriedView, ...]]:
+        """By job id, the offers that said no in the lease that has it, or that is on its way for it."""
+        named = {row.job.id: _named(row.job.wait, shown.live) for row in shown.rows}
+        ids = {row.job.lease_id for row in shown.rows if row.job.lease_id}
+        told = await self._parts.lane(decisions.tried, self._parts.db, ids=ids, names=set(filter(None, named.values())))
+        found = {row.job.id: told.get(row.job.lease_id) or told.get(named[row.job.id]) for row in shown.rows}
+        return {job: tried_views(tried) for job, tried in found.items() if tried}
 
     async def overview(self) -> schema.OverviewReply:
         parts, now = self._parts, self.now()
         found = await parts.lane(board.overview, parts.db, now)
         leaking = await parts.lane(leaks.leaks, parts.db, now)
+        known = await parts.lane(standings.standings, parts.db)
         demo, notes, revoked = parts.settings.demo, self._notes, await self._revoked((*found.live, *found.recent))
         spending: dict[str, Decimal] = {}
         by_state: dict[str, int] = {}
@@ -129,7 +151,7 @@ class Reads:
             jobs=dict(found.counts),
             oldest_wait_seconds=max((item.waiting_seconds or 0.0 for item in items), default=None),
             start_times=views.start_times(found.starts),
-            attention=views.attention(found, leaking, now, parts.settings.silent_seconds),
+            attention=[*views.attention(found, leaking, now, parts.settings.silent_seconds), *troubles(known, now)],
             live=[views.lease_view(row, now, notes, demo, revoked) for row in found.live],
             waiting=items,
             recent=[views.lease_view(row, now, notes, demo, revoked) for row in found.recent],
@@ -146,6 +168,11 @@ class Reads:
         now = self.now()
         found = await self._parts.lane(leaks.leaks, self._parts.db, now)
         return SweepReply(providers=sweep_views(self._parts, found, now))
+
+
+def _named(sentence: str, live: Mapping[str, object]) -> str:
+    """The live lease that a sentence names first; empty: none."""
+    return next((name for name in NAME.findall(sentence) if name in live), "")
 
 
 def _searched(view: schema.LeaseView) -> str:

@@ -207,6 +207,7 @@ class QueueItem(JobView):
     lease: RunnerView | None = Field(description="Id and name of the lease that has the job.")
     heard_by: str = Field(description="How it was heard of first: `webhook`, or `poll` where its webhook was lost or late.")
     demo: bool
+    provider: str = Field("", description="Where its lease has its machine.")
     tried: list[TriedView] = Field(
         default_factory=list[TriedView], description="Offers that were asked for in its lease and said no, before the last one."
     )

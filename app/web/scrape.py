@@ -7,19 +7,27 @@ is its own: requests, deliveries, logins, calls of providers and forges."""
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
+from decimal import Decimal
 
+from app.core.cooling import cooldowns
 from app.core.model import Reason
 from app.kit.telemetry import ROLES, logger
-from app.store import board, leaks, replicas, tally
+from app.store import board, leaks, market, replicas, tally
+from app.store.situation import situation
 from app.web.doctor import beat_age, is_alive
+from app.web.offers_views import FIRST_REST
 from app.web.parts import WebParts
+from providers.contract import Availability, Offer
 
 log = logger(__name__)
 
 PATIENCE = 3.0
 """Seconds that the database may take; a scrape must not hang on it."""
+MARKET_FOR = timedelta(minutes=1)
+"""How long one look at the offers counts."""
 SETTLED = timedelta(seconds=2)
 """Rows are dated when their transaction begins: younger ones may not be visible yet, and wait for the next scrape."""
 OUTCOMES: Mapping[Reason, str] = {
@@ -60,6 +68,8 @@ class Scrape:
     def __init__(self, parts: WebParts) -> None:
         self._parts = parts
         self._counted_until = parts.clock.now()
+        self._offers: tuple[datetime, list[Offer]] | None = None
+        self._gpus = sorted({"none", *(pool.need.gpu for pool in parts.pools.values() if pool.need.gpu is not None)})
         self._turn = asyncio.Lock()  # two scrapes at once must not count the same rows
 
     async def text(self) -> tuple[bytes, str]:
@@ -99,6 +109,7 @@ class Scrape:
             ages = [(now - one.seen_at).total_seconds() for one in known if one.role == role]
             told.replica_age.set(max(min(ages), 0.0) if ages else -1.0, role=role)
         await self._leaks()
+        await self._market()
         told.orphans.replace({(name,): count for name, count in strangers.items()})
 
     async def _leaks(self) -> None:
@@ -112,6 +123,29 @@ class Scrape:
         for (name, _), amount in found.money(now).items():
             sums[name,] = sums.get((name,), 0.0) + float(amount)
         told.leak_cost.replace(sums)
+
+    async def _market(self) -> None:
+        """From a look at the offers that is a minute old at most: there may be thousands, and scrapes come often."""
+        parts, told, now = self._parts, self._parts.telemetry, self._parts.clock.now()
+        if self._offers is None or not timedelta(0) <= now - self._offers[0] < MARKET_FOR:
+            self._offers = (now, await parts.lane(market.offers, parts.db))
+        known, gpus = await parts.lane(situation, parts.db, now), self._gpus
+        counts: dict[tuple[str, ...], float] = {}
+        prices: dict[tuple[str, str], Decimal] = {}
+        for one in self._offers[1]:
+            at = (one.provider, one.gpu or "none")
+            counts[at] = counts.get(at, 0) + 1
+            if one.availability is not Availability.NONE:
+                prices[at] = min(prices.get(at, one.price_per_hour), one.price_per_hour)
+        told.offers.replace(counts)
+        cold = [one.provider for one in cooldowns(known.setbacks, known.recent, now, FIRST_REST)]
+        cold += [name for name, standing in known.standings.items() if standing.no(now) is not None]
+        for name in parts.providers:
+            for gpu in gpus:
+                told.offer_price.set(float(prices.get((name, gpu), math.nan)), provider=name, gpu=gpu)
+            seen = max((one.seen_at for one in self._offers[1] if one.provider == name), default=None)
+            told.offers_age.set(-1.0 if seen is None else max((now - seen).total_seconds(), 0.0), provider=name)
+            told.provider_cooldown.set(cold.count(name), provider=name)
 
     async def _counters(self) -> None:
         parts, told, until = self._parts, self._parts.telemetry, self._parts.clock.now() - SETTLED

@@ -34,6 +34,7 @@ from app.web.schema import (
     QueueItem,
     RunnerView,
     StartTimes,
+    TriedView,
 )
 from app.web.words import LOOKS, because, plain
 
@@ -188,8 +189,10 @@ def audit_view(entry: Entry) -> AuditView:
     return AuditView(seq=entry.seq, at=entry.at, actor=entry.actor, action=entry.action, text=entry.text)
 
 
-def queue_items(queue: Queue, now: datetime, demo: bool) -> list[QueueItem]:
-    """Each job with its wait as a sentence, since when, and what to do about it."""
+def queue_items(
+    queue: Queue, now: datetime, demo: bool, tried: Mapping[str, Sequence[TriedView]] = MappingProxyType({})
+) -> list[QueueItem]:
+    """Each job with its wait as a sentence, since when, and what to do about it; `tried` is what said no, by job id."""
     items: list[QueueItem] = []
     for row in queue.rows:
         job = row.job
@@ -206,6 +209,8 @@ def queue_items(queue: Queue, now: datetime, demo: bool) -> list[QueueItem]:
                 lease=None if row.lease is None else RunnerView(id=row.lease.id, name=row.lease.name),
                 heard_by=job.heard_by,
                 demo=demo,
+                provider="" if row.lease is None else row.lease.provider,
+                tried=list(tried.get(job.id, ())),
             )
         )
     return items

@@ -11,7 +11,7 @@ from typing import Any, cast
 from app.core.breaker import Standing
 from app.core.cooling import Cooldown
 from app.kit.words import money as written
-from app.web.schema import ClosedView, CooldownView, Money, TriedView
+from app.web.schema import ClosedView, CooldownView, TriedView
 from app.web.views import money
 from app.web.words import duration
 
@@ -62,7 +62,8 @@ def why(decision: Record | None) -> Why | None:
     pick = (chosen.get("provider"), chosen.get("offer"))
     ours = next((row for row in verdicts if chosen and (row.get("provider"), row.get("offer")) == pick), None)
     cheapest = min((_expected(row) for row in verdicts if row.get("passed")), default=Decimal(0))
-    rows = tuple(_judged(row, ours, cheapest) for row in verdicts)
+    best = next(iter(verdicts), None)
+    rows = tuple(_judged(row, ours, best, cheapest) for row in verdicts)
     seen, passed = int(decision.get("seen", len(rows))), int(decision.get("passed", 0))
     tried = tried_views(decision.get("tried"))
     age = duration(float(decision.get("quote_age_seconds", 0)))
@@ -96,22 +97,30 @@ def why(decision: Record | None) -> Why | None:
     )
 
 
-def _judged(row: Record, ours: Record | None, cheapest: Decimal) -> Judged:
+def _judged(row: Record, ours: Record | None, best: Record | None, cheapest: Decimal) -> Judged:
     price = Decimal(str(row.get("price_per_hour", "0")))
     rule, detail = _text(row, "rule"), _text(row, "detail")
     if row is ours:
-        verdict = "chosen"
-        first = "spot" if row.get("spot") else "it"  # with the pool's rule or our own machines before the price
-        reason = "lowest expected total" if _expected(row) <= cheapest else f"{first} comes before cheaper ones"
+        verdict, reason = "chosen", "lowest expected total"
+        if _expected(row) > cheapest:  # own machines and, where a pool says so, spot ones come before the price
+            reason = "spot comes first in this pool" if row.get("spot") else "a machine of your own comes first"
+        if row is not best:
+            reason = "the best that could be had"
     elif row.get("passed"):
         verdict, reason = "passed", "" if ours is None else _difference(price - Decimal(str(ours.get("price_per_hour", "0"))))
     else:
         verdict = "skipped" if rule in SKIPPED else "rejected"
-        reason = f"{rule.replace('-', ' ')}: {detail}".strip(": ")
+        reason = ruled(rule, detail)
     expected = written(_expected(row), _text(row, "currency"), 2) if row.get("expected") is not None else ""
     title = _text(row, "title") or _text(row, "offer")
     spot = bool(row.get("spot"))
     return Judged(_text(row, "provider"), title, _text(row, "region"), spot, f"{price:.2f}", verdict, reason, expected)
+
+
+def ruled(rule: str, detail: str) -> str:
+    """`price: 11.20 USD/h, cap 9.50`; a detail that begins with its rule stands alone."""
+    word = rule.replace("-", " ")
+    return detail if detail.startswith(word) else f"{word}: {detail}".strip(": ")
 
 
 def _difference(more: Decimal) -> str:
@@ -177,24 +186,19 @@ def answered(outcome: str) -> str:
 def place_of(one: CooldownView) -> str:
     """`cloud-a`, `cloud-a / eu-1, p5.48xlarge`, and with the offer where only that one is meant."""
     where = " / ".join(part for part in (one.provider, one.region) if part)
-    what = one.offer if one.offer else one.type
+    what = one.offer or one.type
     return f"{where}, {what}" if what else where
 
 
-def story(tried: Sequence[TriedView]) -> str:
-    """One sentence: who said no, and how. Empty for nobody."""
+def story(tried: Sequence[TriedView], taker: str = "") -> str:
+    """One sentence: who said no, and how; and who took it, if that is known. Empty for nobody."""
     said = [f"{one.provider} {answered(one.outcome)}" for one in tried]
-    if not said:
-        return ""
-    return f"{'; '.join(said)}."
-
-
-def price_text(value: Money) -> str:
-    return f"{written(Decimal(value.amount), value.currency, 2)}/h"
+    took = [f"then {taker} took it"] if taker else []
+    return f"{'; '.join([*said, *took])}." if said else ""
 
 
 def _records(told: object) -> Sequence[Record]:
-    return [one for one in cast("Sequence[Any]", told or ()) if isinstance(one, Mapping)]
+    return [cast("Record", one) for one in cast("Sequence[object]", told or ()) if isinstance(one, Mapping)]
 
 
 def _text(row: Record, name: str) -> str:

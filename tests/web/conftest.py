@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import hmac
 import json
@@ -189,12 +190,12 @@ Rebuilt = Callable[..., Service]
 @pytest.fixture
 def rebuilt(service: Service) -> Rebuilt:
     """The same service with other parts: `rebuilt(lane=...)`."""
+    return functools.partial(rebuild, service)
 
-    def rebuild(**parts: Any) -> Service:
-        changed = replace(service.parts, **parts)
-        return Service(changed, build(changed), service.clock, service.db, service.tokens)
 
-    return rebuild
+def rebuild(service: Service, **parts: Any) -> Service:
+    changed = replace(service.parts, **parts)
+    return Service(changed, build(changed), service.clock, service.db, service.tokens)
 
 
 # --- deliveries
@@ -262,11 +263,11 @@ class Shown:
         return [{"name": name, "value": value, "url": self.url} for name, value in values.items()]
 
 
-def serve(template: Path, folder: Path, story: Callable[[Database], object]) -> Iterator[Shown]:
-    """A story, served over real HTTP until whoever asked has seen enough."""
+def serve(template: Path, folder: Path, story: Callable[[Database], object], **parts: Any) -> Iterator[Shown]:
+    """A story, served over real HTTP until whoever asked has seen enough; with these parts instead of the usual ones."""
     shutil.copyfile(template, folder / "sublet.db")
     opened, threads = Database(f"sqlite:///{folder / 'sublet.db'}"), ThreadLane("store", 8)
-    service = build_service(opened, folder, threads)
+    service = rebuild(build_service(opened, folder, threads), **parts)
     story(opened)
     with served(service.app) as url:
         yield Shown(service, url)

@@ -130,15 +130,20 @@ def record(db: Database, job: Job, at: datetime, *, pool: str | None = "rubin", 
         leases.plan(db, lambda _: Plan(waits={job.id: wait}), at)
 
 
-def plan(db: Database, number: int, name: str, at: datetime, **values: Any) -> Lease:
-    """A planned lease."""
+def a_lease(number: int, name: str, at: datetime, **values: Any) -> Lease:
+    """A planned lease, not written yet."""
     identity = f"{number:04x}5eed0000beef"
     given: dict[str, Any] = {
         "id": identity, "name": name, "key": KEY, "state": State.PLANNED, "attempt": 1, "tag": f"sublet-{name}",
         "created_at": at, "entered_at": at, "deadline": at + timedelta(minutes=10), "due": at, "need": NEED,
         "mode": "contained", "signed": True,
     }  # fmt: skip
-    lease = Lease(**{**given, **values})
+    return Lease(**{**given, **values})
+
+
+def plan(db: Database, number: int, name: str, at: datetime, **values: Any) -> Lease:
+    """A planned lease."""
+    lease = a_lease(number, name, at, **values)
     leases.plan(db, lambda _: Plan((lease,)), at)
     return lease
 
@@ -189,6 +194,7 @@ def live_to(
         at = began + timedelta(seconds=seconds * slow)
         changes: dict[str, Any] = {key: value for key, value in written.items() if lease.signed or not key.startswith("image_")}
         if step is State.LAUNCHING:
+            changes |= {"decision": values.get("decision", DECISION)}
             changes |= {"asked_at": at, "hard_end": began + timedelta(minutes=60), "runner_name": f"sublet-{name}"}
         if step is State.PROVING:
             changes |= {"facts": FACTS, "facts_at": at, "joined_at": at, "heartbeat_at": at}

@@ -1,9 +1,13 @@
-"""Every page in a real browser: pictures, no console error, no broken rule of the CSP, no serious finding of axe."""
+"""Every page in a real browser: it fits its window, no console error, no broken rule of the CSP, no finding of axe; pictures.
+
+Each page is loaded once and then shown wide and narrow, light and dark: what differs is decided by the stylesheet alone.
+`SUBLET_SHOTS=FOLDER` keeps a picture of each."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,48 +17,77 @@ from playwright.async_api import Page
 
 from tests.parts.browser import Chromium, Theme
 from tests.web.conftest import Shown, serve
+from tests.web.market_story import CHECKS, MAKES, TRAITS, market_place
 from tests.web.story import bad_day
 
-PAGES = {
-    "overview": "/",
-    "queue": "/queue",
-    "queue-started": "/queue?tab=started",
-    "queue-not-ours": "/queue?tab=not_ours",
-    "leases": "/leases",
-    "leases-past": "/leases?which=past",
-    "leases-filter": "/leases?which=all&text=nothing-like-this",
-    "lease-running": "/leases/brave-otter-41",
-    "lease-booting": "/leases/swift-hare-02",
-    "lease-planned": "/leases/bold-newt-55",
-    "lease-gone": "/leases/keen-stoat-64",
-    "lease-failed": "/leases/dull-crow-90",
-    "health": "/health-page",
-    "docs": "/docs",
-    "missing": "/leases/no-such-99",
-    "login": "/login",
-}
-SIZES: dict[str, tuple[int, Theme]] = {
+SIZES: Mapping[str, tuple[int, Theme]] = {
     "wide-light": (1280, "light"),
     "wide-dark": (1280, "dark"),
-    "narrow-light": (390, "light"),
     "narrow-dark": (390, "dark"),
+    "narrow-light": (390, "light"),
 }
-LOOKED_AT = {
-    "wide-light": tuple(name for name in PAGES if name not in ("queue-started", "leases-past", "lease-failed")),
-    "wide-dark": ("overview", "queue", "leases-past", "lease-running", "lease-failed", "health"),
-    "narrow-light": ("overview", "queue", "leases", "lease-running", "docs"),
-    "narrow-dark": (),
+HEIGHT = 900
+WHOLE: Mapping[str, Any] = {
+    "type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+}  # fmt: skip
+RULES: Mapping[str, Mapping[str, Any]] = {
+    "wide-light": WHOLE,
+    "wide-dark": {"type": "rule", "values": ["color-contrast"]},
+    "narrow-dark": {"type": "rule", "values": ["target-size", "scrollable-region-focusable"]},
+    "narrow-light": {},
 }
-"""Where axe looks: it takes longer than all the rest, and pages of one kind share their templates."""
-AXE: dict[str, Any] = {
-    "runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+"""What axe looks for: everything once, then what another theme or width can break."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One page, and how much of it is looked at."""
+
+    path: str
+    axe: bool = True  # pages of one kind share their templates: one of them is enough
+    click: str = ""  # the text of what is opened first
+
+
+AFTERNOON: Mapping[str, Look] = {
+    "overview": Look("/"),
+    "queue": Look("/queue"),
+    "queue-started": Look("/queue?tab=started", axe=False),
+    "queue-not-ours": Look("/queue?tab=not_ours", axe=False),
+    "leases": Look("/leases"),
+    "leases-past": Look("/leases?which=past", axe=False),
+    "leases-filter": Look("/leases?which=all&text=nothing-like-this"),
+    "lease-running": Look("/leases/brave-otter-41"),
+    "lease-booting": Look("/leases/swift-hare-02", axe=False),
+    "lease-planned": Look("/leases/bold-newt-55"),
+    "lease-gone": Look("/leases/keen-stoat-64"),
+    "lease-failed": Look("/leases/dull-crow-90"),
+    "health": Look("/health-page"),
+    "offers-none": Look("/offers"),
+    "docs": Look("/docs", click="/api/v1/leases/{ref}/drain"),
+    "missing": Look("/leases/no-such-99"),
+    "login": Look("/login"),
+}
+MARKET: Mapping[str, Look] = {
+    "offers": Look("/offers?gpu=rubin", click="Show numbers"),
+    "offers-all": Look("/offers?all=true"),
+    "offers-filter": Look("/offers?provider=lab"),
+    "provider": Look("/providers/cloud-a", click="Pause…"),
+    "provider-away": Look("/providers/cloud-b", axe=False),
+    "provider-paused": Look("/providers/cloud-c", click="Resume…"),
+    "failover-overview": Look("/", axe=False),
+    "failover-queue": Look("/queue"),
+    "failover-started": Look("/queue?tab=started", axe=False),
+    "failover-lease": Look("/leases/proud-lynx-20"),
+}
+BAD_DAY: Mapping[str, Look] = {
+    "leaks-overview": Look("/"),
+    "leaks-health": Look("/health-page", click="Let these 5 go"),
 }
 
 
-async def violations(page: Page) -> list[str]:
+async def violations(page: Page, rules: Mapping[str, Any]) -> list[str]:
     """What axe finds and nobody should ship."""
-    await page.evaluate(AXE_SCRIPT)
-    results: dict[str, Any] = await page.evaluate("options => axe.run(options)", AXE)
+    results: dict[str, Any] = await page.evaluate("rules => axe.run({runOnly: rules, resultTypes: ['violations']})", rules)
     return [
         f"{finding['id']} ({finding['impact']}): {finding['help']}: "
         + " | ".join(f"{node['html'][:200]} {node['failureSummary'][-200:]}" for node in finding["nodes"][:3])
@@ -63,10 +96,33 @@ async def violations(page: Page) -> list[str]:
     ]
 
 
+async def looked_at(page: Page, name: str, look: Look, url: str, shots: Path | None) -> list[str]:
+    """What is wrong with one page, in any size and theme."""
+    found: list[str] = []
+    await page.goto(url + look.path, wait_until="load")
+    if look.click:
+        await page.locator("summary", has_text=look.click).first.click()
+    if look.axe:
+        await page.evaluate(AXE_SCRIPT)
+    for size, (width, theme) in SIZES.items():
+        await page.set_viewport_size({"width": width, "height": HEIGHT})
+        await page.emulate_media(color_scheme=theme)
+        over = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        if over > 0:
+            found.append(f"{name}-{size}: {over} px too wide")
+        if look.axe and RULES[size]:
+            found.extend(f"{name}-{size}: {finding}" for finding in await violations(page, RULES[size]))
+        if shots is not None:
+            await page.screenshot(path=shots / f"{name}-{size}.png", full_page=True)
+    return found
+
+
 @pytest.fixture(scope="module")
-def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the pictures go: SUBLET_SHOTS, or a folder of this run."""
-    folder = Path(os.environ["SUBLET_SHOTS"]) if "SUBLET_SHOTS" in os.environ else tmp_path_factory.mktemp("shots")
+def shots() -> Path | None:
+    """Where the pictures go, if anybody wants them."""
+    if "SUBLET_SHOTS" not in os.environ:
+        return None
+    folder = Path(os.environ["SUBLET_SHOTS"])
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -77,45 +133,35 @@ def leaking(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     yield from serve(sqlite_template, tmp_path_factory.mktemp("leaking"), bad_day)
 
 
-@pytest.mark.parametrize("size", ["wide-light", "narrow-dark"])
-def test_a_bad_day_can_be_read_and_answered(browser: Chromium, leaking: Shown, shots: Path, size: str) -> None:
-    width, theme = SIZES[size]
+@pytest.fixture(scope="module")
+def trading(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
+    """A market: offers and their history, providers in every state, and three that said no."""
+    given = {"providers": CHECKS, "traits": TRAITS, "makes": MAKES}
+    yield from serve(sqlite_template, tmp_path_factory.mktemp("trading"), market_place, **given)
+
+
+def show(browser: Chromium, shown: Shown, pages: Mapping[str, Look], shots: Path | None) -> None:
+    """All of these pages, one after another in one window."""
     found: list[str] = []
 
     async def story(page: Page) -> None:
-        for name, path in (("leaks-overview", "/"), ("leaks-health", "/health-page")):
-            await page.goto(leaking.url + path, wait_until="load")
-            if name == "leaks-health":
-                await page.get_by_text("Let these 5 go").click()
-            await page.screenshot(path=shots / f"{name}-{size}.png", full_page=True)
-            over = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-            if over > 0:
-                found.append(f"{name}: {over} px too wide")
-            found.extend(f"{name}: {finding}" for finding in await violations(page))
-
-    browser.play(story, width=width, theme=theme, cookies=leaking.cookies())
-    assert found == []
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_every_page_can_be_shown_to_a_customer(browser: Chromium, shown: Shown, shots: Path, size: str) -> None:
-    width, theme = SIZES[size]
-    found: list[str] = []
-
-    async def story(page: Page) -> None:
-        for name, path in PAGES.items():
+        for name, look in pages.items():
             if name == "login":
                 await page.goto("about:blank")  # a page that is open would find itself logged out
                 await page.context.clear_cookies()
-            await page.goto(shown.url + path, wait_until="load")
-            if name == "docs":
-                await page.locator("details.operation").nth(5).locator("summary").click()
-            await page.screenshot(path=shots / f"{name}-{size}.png", full_page=True)
-            over = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-            if over > 0:
-                found.append(f"{name}: {over} px too wide")
-            if name in LOOKED_AT[size]:
-                found.extend(f"{name}: {finding}" for finding in await violations(page))
+            found.extend(await looked_at(page, name, look, shown.url, shots))
 
-    browser.play(story, width=width, theme=theme, cookies=shown.cookies(), forgive=("404 (Not Found)",))
+    browser.play(story, cookies=shown.cookies(), forgive=("404 (Not Found)",))
     assert found == []
+
+
+def test_every_page_can_be_shown_to_a_customer(browser: Chromium, shown: Shown, shots: Path | None) -> None:
+    show(browser, shown, AFTERNOON, shots)
+
+
+def test_the_market_and_a_failover_can_be_read(browser: Chromium, trading: Shown, shots: Path | None) -> None:
+    show(browser, trading, MARKET, shots)
+
+
+def test_a_bad_day_can_be_read_and_answered(browser: Chromium, leaking: Shown, shots: Path | None) -> None:
+    show(browser, leaking, BAD_DAY, shots)

@@ -9,8 +9,8 @@ import pytest
 
 from app.core.model import Reason
 from app.core.states import State
-from app.web import sheet
 from app.web.views import percentile, web_url
+from app.web.why import why as why_of
 from app.web.words import LOOKS, REASONS, TimeStyle, because, duration, money, plain, rate, relative
 from tests.web.story import DECISION, NOW
 
@@ -66,10 +66,10 @@ def test_every_state_and_reason_has_words() -> None:
 
 
 def test_why_ranks_explains_and_counts() -> None:
-    why = sheet.why(DECISION)
+    why = why_of(DECISION)
     assert why is not None and [row.verdict for row in why.rows[:5]] == ["chosen", "passed", "rejected", "rejected", "skipped"]
     assert why.rows[1].reason == "+0.16 per hour" and why.rows[6].reason == "price: 11.20 USD/h, cap 9.50"
-    assert sheet.why(None) is None and sheet.why({}) is None
+    assert why_of(None) is None and why_of({}) is None
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_why_ranks_explains_and_counts() -> None:
     ],
 )
 def test_why_in_one_sentence(chosen: dict[str, str] | None, passed: int, start: str) -> None:
-    why = sheet.why({**DECISION, "chosen": chosen, "passed": passed})
+    why = why_of({**DECISION, "chosen": chosen, "passed": passed})
     assert why is not None and why.sentence.startswith(start)
 
 
