@@ -32,7 +32,7 @@ from providers.contract import (
     vet,
 )
 from providers.http import table, tables
-from providers.regions import looked, place_of, whole
+from providers.regions import image_at, looked, place_of, whole
 
 PHASES: Mapping[str, Phase] = {
     "pending": Phase.STARTING,
@@ -170,7 +170,7 @@ class AwsProvider:
 
     async def _look(self, region: str) -> str:
         offers = await self._catalogue.offers([region])
-        image = self.settings.image(region, "amd64")
+        image = image_at(self.settings.images, region, "amd64")
         kinds = [kind.name for kind in (await self._catalogue.kinds(region)).values() if kind.architecture == "amd64"]
         if image is None or not kinds:
             return f"{len(offers)} offers; a launch was not tried: no image in the settings"

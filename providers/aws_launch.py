@@ -11,10 +11,10 @@ from typing import Any
 
 from providers.aws_api import Account
 from providers.aws_errors import TokenSpent
-from providers.aws_settings import IMAGE, AwsSettings, split_offer
+from providers.aws_settings import IMAGE, IMAGES_ARE, AwsSettings, split_offer
 from providers.contract import Offer, Order, Reach, Refused, Unclear, guarded
 from providers.http import table, tables
-from providers.regions import Zones
+from providers.regions import Zones, image_for
 
 OWNER, TAG, KEY, ENDS = "sublet.owner", "sublet.tag", "sublet.key", "sublet.ends-at"
 OWN_ARCHITECTURES: Mapping[str, str] = {"amd64": "x86_64", "arm64": "arm64"}
@@ -84,12 +84,7 @@ class Launcher:
     async def _image(self, region: str, order: Order) -> Mapping[str, Any]:
         """What EC2 knows of the image to boot. Raises `Refused` where it does not fit."""
         offer: Offer = order.offer
-        name = order.image or self._settings.image(region, offer.architecture)
-        if name is None:
-            where = region if offer.architecture == "amd64" else f"{region}/{offer.architecture}"
-            raise Refused(f"no image: the pool names none, and the provider's images have no {where!r}")
-        if not IMAGE.fullmatch(name):
-            raise Refused(f"{name[:80]!r} is no machine image of AWS (ami-…)")
+        name = image_for(order, region, self._settings.images, form=IMAGE, shape=IMAGES_ARE)
         there = await self._told(region, name)
         if there.get("Architecture") != OWN_ARCHITECTURES.get(offer.architecture):
             raise Refused(

@@ -13,7 +13,7 @@ from providers.aws_settings import COUNTRIES, TYPE, AwsSettings, offer_id
 from providers.clock import Clock
 from providers.contract import Offer, ProviderError, Throttled, Unclear
 from providers.http import table, tables
-from providers.regions import answering
+from providers.regions import answering, boots
 
 CATALOGUE_EVERY = timedelta(hours=1)  # machine types and zones change with AWS's releases, not with the minute
 PRICES_EVERY = timedelta(hours=24)  # a list price changes a few times a year
@@ -103,7 +103,7 @@ class Catalogue:
     async def _region(self, region: str) -> list[Offer]:
         settings, seen = self._settings, self._clock.now()
         self.troubles.pop(region, None)
-        kinds = [kind for kind in (await self.kinds(region)).values() if settings.boots(region, kind.architecture)]
+        kinds = [kind for kind in (await self.kinds(region)).values() if boots(settings.images, region, kind.architecture)]
         listed: dict[str, Decimal | None] = {}
         if settings.on_demand:
             sold = [kind.name for kind in kinds if kind.on_demand]

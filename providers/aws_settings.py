@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from providers.contract import Secret
+from providers.regions import vet_images
 
 REGION = re.compile(r"[a-z]{2}(-[a-z]{2,12}){1,3}-\d{1,2}")
 SUBNET = re.compile(r"subnet-[0-9a-f]{8,17}")
 GROUP = re.compile(r"sg-[0-9a-f]{8,17}")
-IMAGE = re.compile(r"ami-[0-9a-f]{8,17}")
+IMAGE, IMAGES_ARE = re.compile(r"ami-[0-9a-f]{8,17}"), "ami-…"
 TYPE = re.compile(r"[a-z0-9-]{1,24}\.[a-z0-9-]{1,24}")
 PATTERN = re.compile(r"[a-z0-9.*?-]{1,40}")
-ARCHITECTURES = ("amd64", "arm64")
 
 COUNTRIES: Mapping[str, str] = {
     "af-south-1": "ZA",
@@ -108,23 +108,12 @@ class AwsSettings:
         for region, groups in self.security_groups.items():
             if region not in self.subnets or not groups or not all(GROUP.fullmatch(group) for group in groups):
                 raise ValueError(f"security_groups of {region[:40]!r}: a region of subnets, and ids as sg-0123456789abcdef0")
-        for place, image in self.images.items():
-            region, _, architecture = place.partition("/")
-            if region not in self.subnets or (architecture or "amd64") not in ARCHITECTURES or not IMAGE.fullmatch(image):
-                raise ValueError(f"images: {place[:60]!r} is REGION or REGION/arm64 of subnets, and its image is ami-…")
+        vet_images(self.images, form=IMAGE, shape=IMAGES_ARE, ours=self.subnets)
 
     def price(self, region: str, kind: str, *, spot: bool) -> Decimal | None:
         """What the settings say, in USD an hour; the price of one region goes before that of all."""
         name = f"{kind}/spot" if spot else kind
         return self.prices.get(f"{region}/{name}", self.prices.get(name))
-
-    def image(self, region: str, architecture: str) -> str | None:
-        return self.images.get(f"{region}/{architecture}") or (self.images.get(region) if architecture == "amd64" else None)
-
-    def boots(self, region: str, architecture: str) -> bool:
-        """Whether there is an image for it; a region without any image leaves that to the pools' `machine_image`."""
-        named = any(place.partition("/")[0] == region for place in self.images)
-        return not named or self.image(region, architecture) is not None
 
 
 def offer_id(region: str, kind: str, *, spot: bool) -> str:

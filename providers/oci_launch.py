@@ -13,8 +13,8 @@ from typing import Any, cast
 from providers.contract import Order, Reach, Refused, Unclear
 from providers.oci_api import Tenancy
 from providers.oci_errors import TokenSpent
-from providers.oci_settings import IMAGE, OciSettings, split_offer
-from providers.regions import Zones
+from providers.oci_settings import IMAGE, IMAGES_ARE, OciSettings, split_offer
+from providers.regions import Zones, image_for
 
 OWNER, TAG, KEY, ENDS = "sublet-owner", "sublet-tag", "sublet-key", "sublet-ends-at"
 """Freeform tags; their keys take no period."""
@@ -48,7 +48,7 @@ class Launcher:
             raise Refused(f"{order.offer.id[:80]!r} is no offer of this provider")
         if preemptible and not shape.startswith("VM."):
             raise Refused(f"Oracle has no preemptible bare metal such as {shape}")
-        image = self._image(region, order)
+        image = image_for(order, region, self._settings.images, form=IMAGE, shape=IMAGES_ARE)
 
         async def ask(domain: str) -> Any:
             details = self._details(order, region, domain, shape, image, preemptible=preemptible)
@@ -79,16 +79,6 @@ class Launcher:
         if found is None:
             raise Unclear(f"oci {region}: the create token was used, and nothing under it is shown")
         return found
-
-    def _image(self, region: str, order: Order) -> str:
-        architecture = order.offer.architecture
-        name = order.image or self._settings.image(region, architecture)
-        if name is None:
-            where = region if architecture == "amd64" else f"{region}/{architecture}"
-            raise Refused(f"no image: the pool names none, and the provider's images have no {where!r}")
-        if not IMAGE.fullmatch(name):
-            raise Refused(f"{name[:80]!r} is no machine image of Oracle (ocid1.image…)")
-        return name
 
     def _details(self, order: Order, region: str, domain: str, shape: str, image: str, *, preemptible: bool) -> Any:
         """The same for the same order and domain, or Oracle would not honour the token."""

@@ -12,7 +12,7 @@ from providers.clock import Clock
 from providers.contract import Availability, Offer, ProviderError, Unclear
 from providers.oci_api import IDENTITY, Tenancy
 from providers.oci_settings import COUNTRIES, GPU_MEMORY_GIB, SHAPE, OciSettings, offer_id
-from providers.regions import answering
+from providers.regions import answering, boots
 
 CATALOGUE_EVERY = timedelta(hours=1)  # shapes and availability domains change with Oracle's releases, not with the minute
 SCARCE = 2  # so many machines or fewer
@@ -112,7 +112,7 @@ class Catalogue:
     async def _region(self, region: str) -> list[Offer]:
         settings = self._settings
         every = await self.kinds(region)
-        kinds = {name: kind for name, kind in every.items() if settings.boots(region, kind.architecture)}
+        kinds = {name: kind for name, kind in every.items() if boots(settings.images, region, kind.architecture)}
         prices: dict[tuple[str, bool], Decimal] = {}
         for kind in kinds.values():
             for preemptible in (False, True):

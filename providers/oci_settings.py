@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from providers.contract import Secret
+from providers.regions import vet_images
 
 REGION = re.compile(r"[a-z]{2,3}(-[a-z]{2,16}){1,3}-\d{1,2}")
 SHAPE = re.compile(r"(VM|BM)\.[A-Za-z0-9._-]{1,60}")
 PATTERN = re.compile(r"(VM|BM|\*)[A-Za-z0-9._*?-]{0,60}")
 FINGERPRINT = re.compile(r"([0-9a-f]{2}:){15}[0-9a-f]{2}")
-ARCHITECTURES = ("amd64", "arm64")
 PREEMPTIBLE = "preemptible"
 HALF = Decimal("0.5")
 """Preemptible capacity always costs half of on-demand (Oracle, "Preemptible instances", pricing)."""
@@ -23,6 +23,7 @@ def ocid(kind: str) -> re.Pattern[str]:
 
 
 INSTANCE, IMAGE, SUBNET, GROUP = ocid("instance"), ocid("image"), ocid("subnet"), ocid("networksecuritygroup")
+IMAGES_ARE = "ocid1.image…"
 TENANCY, USER, COMPARTMENT, KEY = ocid("tenancy"), ocid("user"), ocid("(?:compartment|tenancy)"), ocid("key")
 
 COUNTRIES: Mapping[str, str] = {
@@ -156,10 +157,7 @@ class OciSettings:
                 raise ValueError(
                     f"security_groups of {region[:40]!r}: a region of subnets, and ids as ocid1.networksecuritygroup…"
                 )
-        for place, image in self.images.items():
-            region, _, architecture = place.partition("/")
-            if region not in self.subnets or (architecture or "amd64") not in ARCHITECTURES or not IMAGE.fullmatch(image):
-                raise ValueError(f"images: {place[:60]!r} is REGION or REGION/arm64 of subnets, and its image is ocid1.image…")
+        vet_images(self.images, form=IMAGE, shape=IMAGES_ARE, ours=self.subnets)
 
     def price(self, region: str, shape: str, *, preemptible: bool) -> Decimal | None:
         """An hour of the whole machine; the price of one region goes before that of all, and preemptible is half if unsaid."""
@@ -169,14 +167,6 @@ class OciSettings:
             full = self.price(region, shape, preemptible=False)
             return said if said is not None or full is None else full * HALF
         return self.prices.get(f"{region}/{shape}", self.prices.get(shape))
-
-    def image(self, region: str, architecture: str) -> str | None:
-        return self.images.get(f"{region}/{architecture}") or (self.images.get(region) if architecture == "amd64" else None)
-
-    def boots(self, region: str, architecture: str) -> bool:
-        """Whether there is an image for it; a region without any image leaves that to the pools' `machine_image`."""
-        named = any(place.partition("/")[0] == region for place in self.images)
-        return not named or self.image(region, architecture) is not None
 
 
 def offer_id(region: str, shape: str, *, preemptible: bool) -> str:

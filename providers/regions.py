@@ -1,17 +1,18 @@
-"""An account with several regions: offers from those that answer, instances from all or none, a launch zone by zone."""
+"""An account with several regions: their offers, instances and machine images, and one launch through the zones of one."""
 
 import asyncio
 import hashlib
 import re
 import weakref
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from typing import TypeVar
 
-from providers.contract import NoCapacity, Offer, ProviderError, Reach, Refused, Unclear, Why, guarded
+from providers.contract import NoCapacity, Offer, Order, ProviderError, Reach, Refused, Unclear, Why, guarded
 
 REMEMBERED = 1000
 """Keys whose zone is kept in memory. The engine has far fewer creates open at once."""
+ARCHITECTURES = ("amd64", "arm64")
 T = TypeVar("T")
 
 
@@ -76,6 +77,36 @@ def place_of(
     if where not in ours:
         raise Unclear(f"{where} is not in the settings any more: nothing is known of {own[:60]}", maybe_created=False)
     return where, own
+
+
+def vet_images(images: Mapping[str, str], *, form: re.Pattern[str], shape: str, ours: Collection[str]) -> None:
+    """For a setting that says the machine image of each place, "REGION" or "REGION/arm64". Raises ValueError."""
+    for place, image in images.items():
+        region, _, architecture = place.partition("/")
+        if region not in ours or (architecture or "amd64") not in ARCHITECTURES or not form.fullmatch(image):
+            raise ValueError(f"images: {place[:60]!r} is REGION or REGION/arm64 of subnets, and its image is {shape}")
+
+
+def image_at(images: Mapping[str, str], region: str, architecture: str) -> str | None:
+    return images.get(f"{region}/{architecture}") or (images.get(region) if architecture == "amd64" else None)
+
+
+def boots(images: Mapping[str, str], region: str, architecture: str) -> bool:
+    """Whether there is an image for it; a region without any image leaves that to the pools' `machine_image`."""
+    named = any(place.partition("/")[0] == region for place in images)
+    return not named or image_at(images, region, architecture) is not None
+
+
+def image_for(order: Order, region: str, images: Mapping[str, str], *, form: re.Pattern[str], shape: str) -> str:
+    """The pool's image, else that of the place. Raises `Refused` where there is none, or it is none of the vendor's."""
+    architecture = order.offer.architecture
+    name = order.image or image_at(images, region, architecture)
+    if name is None:
+        where = region if architecture == "amd64" else f"{region}/{architecture}"
+        raise Refused(f"no image: the pool names none, and the provider's images have no {where!r}")
+    if not form.fullmatch(name):
+        raise Refused(f"{name[:80]!r} is no machine image of this vendor: they look like {shape}")
+    return name
 
 
 class Zones:

@@ -8,6 +8,7 @@ import pytest
 
 from providers.aws_offers import ASK_AGAIN, PRICES_EVERY
 from providers.contract import Need, Offer, Refused, Unclear, Why
+from providers.regions import boots
 from tests.providers.aws_bench import B300, H200, HOME, AwsBench
 from tests.providers.aws_cloud import PRICES, REGIONS, SPOT, cloud, error
 
@@ -170,7 +171,8 @@ async def test_what_cannot_boot_is_not_offered() -> None:
     arm = cloud()._image(AWAY, "arm64")  # pyright: ignore[reportPrivateUsage]
     stood_up = AwsBench(cloud(), images={f"{AWAY}/arm64": arm}, spot=False)
     try:
-        assert not stood_up.settings.boots(AWAY, "amd64") and stood_up.settings.boots(AWAY, "arm64")
+        images = stood_up.settings.images
+        assert not boots(images, AWAY, "amd64") and boots(images, AWAY, "arm64")
         assert {offer.region for offer in await stood_up.aws().offers(Need())} == {HOME}, "H200 machines are no Arm machines"
     finally:
         await stood_up.aclose()
