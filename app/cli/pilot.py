@@ -95,7 +95,7 @@ def _wait(api: Client, identity: str) -> Json:
             time.sleep(LOOK_SECONDS)
             continue
         heard = time.monotonic()
-        line = f"{clean(found['lease'])} {clean(found['state'])}: {clean(found['note'])}"
+        line = f"{clean(found['lease'])} {clean(found['state'])}" + (f": {clean(found['note'])}" if found["note"] else "")
         if line != said:
             hint(line)
             said = line
@@ -134,7 +134,7 @@ def _rows(found: Json) -> Sequence[tuple[str, str]]:
         ("GPU", card + (f" (1 of {gpu['gpus']})" if gpu.get("gpus", 0) > 1 else "")),
         ("GPU memory", memory),
         *sizes,
-        ("GPU trouble", str(gpu.get("problem") or "")),
+        ("GPU trouble", str(gpu.get("problem") or "") if (found["offer"] or {}).get("gpus") else ""),
         ("to the service", _told(network, "connect_ms", "ms")),
         *hosts,
         ("from the service", _told(network, "download_mbps", "Mbit/s")),
