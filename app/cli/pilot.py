@@ -116,6 +116,7 @@ def _rows(found: Json) -> Sequence[tuple[str, str]]:
     """What is told of a pilot that has ended, in the order of its life."""
     report: Mapping[str, Any] = found["report"] or {}
     gpu: Mapping[str, Any] = report.get("gpu") or {}
+    offer: Mapping[str, Any] = found["offer"] or {}
     network: Mapping[str, Any] = report.get("network") or {}
     listed: Sequence[Mapping[str, Any]] = network.get("hosts") or []
     hosts = [(f"to {one['host']}", _told(one, "connect_ms", "ms") or str(one.get("problem"))) for one in listed]
@@ -127,14 +128,14 @@ def _rows(found: Json) -> Sequence[tuple[str, str]]:
     card = " · ".join(str(part) for part in (gpu.get("name"), gpu.get("compute_capability")) if part)
     return [
         ("outcome", str(found["outcome"])),
-        ("machine", _machine(found["offer"]) if found["offer"] else ""),
+        ("machine", _machine(offer) if offer else ""),
         ("region", str(found["region"])),
         ("price", f"{money(found['price_per_hour'])}/h" if found["price_per_hour"] else ""),
         *took,
         ("GPU", card + (f" (1 of {gpu['gpus']})" if gpu.get("gpus", 0) > 1 else "")),
         ("GPU memory", memory),
         *sizes,
-        ("GPU trouble", str(gpu.get("problem") or "") if (found["offer"] or {}).get("gpus") else ""),
+        ("GPU trouble", str(gpu.get("problem") or "") if offer.get("gpus") else ""),
         ("to the service", _told(network, "connect_ms", "ms")),
         *hosts,
         ("from the service", _told(network, "download_mbps", "Mbit/s")),
