@@ -30,11 +30,15 @@ class Beacon:
 
 
 _COLUMNS = (beacon.c.forge, beacon.c.scope, beacon.c.labels, beacon.c.runner_id, beacon.c.credential, beacon.c.lit_at)
+_THIS = tuple(beacon.c[name] == sa.bindparam(f"the_{name}") for name in ("forge", "scope", "labels"))
+_ONE = sa.select(*_COLUMNS).where(*_THIS)
+_ALL = sa.select(*_COLUMNS).order_by(*beacon.primary_key)
+_REMOVE = sa.delete(beacon).where(*_THIS)
 
 
 def get(db: Database, forge: str, scope: str, labels: str) -> Beacon | None:
     with db.read() as conn:
-        row = conn.execute(sa.select(*_COLUMNS).where(*_key(forge, scope, labels))).first()
+        row = conn.execute(_ONE, _key(forge, scope, labels)).first()
         return None if row is None else _of(row)
 
 
@@ -55,20 +59,20 @@ def as_listed(labels: str) -> str:
 def remove(db: Database, forge: str, scope: str, labels: str) -> bool:
     """Forget it; False if there was none."""
     with db.write() as conn:
-        return conn.execute(sa.delete(beacon).where(*_key(forge, scope, labels))).rowcount == 1
+        return conn.execute(_REMOVE, _key(forge, scope, labels)).rowcount == 1
 
 
 def listing(db: Database) -> list[Beacon]:
     with db.read() as conn:
-        return [_of(row) for row in conn.execute(sa.select(*_COLUMNS).order_by(*beacon.primary_key))]
+        return [_of(row) for row in conn.execute(_ALL)]
 
 
 def _of(row: Sequence[Any]) -> Beacon:
     return Beacon(*row)
 
 
-def _key(forge: str, scope: str, labels: str) -> tuple[sa.ColumnElement[bool], ...]:
-    return (beacon.c.forge == forge, beacon.c.scope == _fit(scope, 300), beacon.c.labels == _fit(labels, 500))
+def _key(forge: str, scope: str, labels: str) -> dict[str, str]:
+    return {"the_forge": forge, "the_scope": _fit(scope, 300), "the_labels": _fit(labels, 500)}
 
 
 def _fit(text: str, limit: int) -> str:

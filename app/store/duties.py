@@ -40,10 +40,17 @@ def take(db: Database, name: str, holder: str, now: datetime, period: timedelta)
         return conn.execute(first).first() is not None  # an INSERT's count of rows is not told by every driver
 
 
+_DONE = (
+    sa.update(duty)
+    .where(duty.c.name == sa.bindparam("the_name"))
+    .values(done_at=sa.bindparam("now", type_=duty.c.done_at.type), note=sa.bindparam("said"))
+)
+
+
 def done(db: Database, name: str, now: datetime, note: str = "") -> None:
     """The work was done to its end; `note` is for people, or for whoever does it next."""
     with db.write() as conn:
-        conn.execute(sa.update(duty).where(duty.c.name == name).values(done_at=now, note=clean(note, 1_000)))
+        conn.execute(_DONE, {"the_name": name, "now": now, "said": clean(note, 1_000)})
 
 
 def listing(db: Database) -> list[Duty]:

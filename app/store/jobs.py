@@ -271,12 +271,17 @@ def place(db: Database, job_id: str, *, pool: str | None, scope: Scope | None, n
         return found.rowcount == 1
 
 
+_SCOPES = (
+    sa.select(job.c.forge, job.c.pool, job.c.scope)
+    .distinct()
+    .where(job.c.seen_at >= sa.bindparam("since", type_=job.c.seen_at.type), job.c.pool.is_not(None), job.c.scope.is_not(None))
+)
+
+
 def scopes_since(db: Database, since: datetime) -> list[tuple[str, str, Scope]]:
     """Forge, pool and scope of every job that was first seen since then and has a pool."""
-    query = sa.select(job.c.forge, job.c.pool, job.c.scope).distinct()
-    query = query.where(job.c.seen_at >= since, job.c.pool.is_not(None), job.c.scope.is_not(None))
     with db.read() as conn:
-        return sorted((forge, pool, Scope.parse(scope)) for forge, pool, scope in conn.execute(query))
+        return sorted((forge, pool, Scope.parse(scope)) for forge, pool, scope in conn.execute(_SCOPES, {"since": since}))
 
 
 _WAITING = (

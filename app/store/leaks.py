@@ -25,6 +25,18 @@ STUCK = timedelta(minutes=15)
 ALARM = "lease.destroy_stuck"
 
 
+_STUCK = (
+    sa.select(*SLIM_COLUMNS)
+    .where(lease.c.state == State.DESTROYING)
+    .where(lease.c.entered_at <= sa.bindparam("latest", type_=lease.c.entered_at.type))
+    .order_by(lease.c.entered_at, lease.c.id)
+    .limit(500)
+)
+_TOLD = sa.select(audit_table.c.object).where(
+    audit_table.c.action == ALARM, audit_table.c.object.in_(sa.bindparam("names", expanding=True))
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Leaks:
     """Everything that should be gone and is not proven to be."""
@@ -59,8 +71,7 @@ def alarm(db: Database, now: datetime) -> list[Lease]:
     with db.read() as conn:
         stuck = _stuck(conn, now)
         names = [f"lease:{one.id}" for one in stuck]
-        query = sa.select(audit_table.c.object).where(audit_table.c.action == ALARM, audit_table.c.object.in_(names))
-        told = set(conn.scalars(query)) if names else set[str]()
+        told = set(conn.scalars(_TOLD, {"names": names})) if names else set[str]()
     new = [one for one in stuck if f"lease:{one.id}" not in told]
     for one in new:
         cost = f"{accrued(one, now):f} {one.currency}"
@@ -70,5 +81,4 @@ def alarm(db: Database, now: datetime) -> list[Lease]:
 
 
 def _stuck(conn: sa.Connection, now: datetime) -> list[Lease]:
-    late = sa.select(*SLIM_COLUMNS).where(lease.c.state == State.DESTROYING, lease.c.entered_at <= now - STUCK)
-    return [lease_of(row) for row in conn.execute(late.order_by(lease.c.entered_at, lease.c.id).limit(500))]
+    return [lease_of(row) for row in conn.execute(_STUCK, {"latest": now - STUCK})]

@@ -32,10 +32,14 @@ SHORTEST_PREFIX = 4  # characters of an id that name a lease, if no other starts
 Which = Literal["live", "past", "all"]
 
 
+_BY_ID = sa.select(*LEASE_COLUMNS).where(lease.c.id == sa.bindparam("the_lease"))
+
+
 def get(db: Database, lease_id: str) -> Lease | None:
     """The lease, whole."""
     with db.read() as conn:
-        return one(conn, lease.c.id == lease_id)
+        row = conn.execute(_BY_ID, {"the_lease": lease_id}).first()
+    return None if row is None else lease_of(row)
 
 
 def find(db: Database, ref: str) -> Lease | None:
@@ -71,6 +75,17 @@ def listing(db: Database, *, which: Which = "live", limit: int = 100, before: da
 _COVERING = sa.select(*COMING_COLUMNS).where(COVERING).order_by(lease.c.created_at)
 _SINCE = sa.bindparam("since", type_=lease.c.entered_at.type)
 _FAILED_SINCE = sa.select(*SLIM_COLUMNS).where(FAILED, lease.c.entered_at >= _SINCE).order_by(lease.c.entered_at)
+_SERVED_SINCE = sa.select(*SLIM_COLUMNS).where(SERVED, lease.c.entered_at >= _SINCE).order_by(lease.c.entered_at.desc())
+_SERVED_KEY = _SERVED_SINCE.limit(FAR).where(
+    lease.c.pool == sa.bindparam("the_pool"),
+    lease.c.forge == sa.bindparam("the_forge"),
+    lease.c.scope == sa.bindparam("the_scope"),
+)
+_SERVED_THERE = _SERVED_SINCE.limit(FAR).where(
+    lease.c.provider == sa.bindparam("the_provider"),
+    lease.c.region == sa.bindparam("the_region"),
+    lease.c.job_started_at.is_not(None),
+)
 _ALIVE = sa.select(lease.c.pool, sa.func.count()).where(LIVE).group_by(lease.c.pool)
 _UNBOOKED = sa.select(*SLIM_COLUMNS).where(UNBOOKED).order_by(lease.c.entered_at).limit(sa.bindparam("most", type_=sa.Integer))
 
@@ -91,9 +106,8 @@ def ended(conn: sa.Connection, since: datetime) -> list[Lease]:
     """Those that failed since then, gone or on their way, and the last that served of each key that has a failed one."""
     found = [lease_of(row) for row in conn.execute(_FAILED_SINCE, {"since": since})]
     for key in {one.key for one in found}:
-        same = (lease.c.pool == key.pool, lease.c.forge == key.forge, lease.c.scope == str(key.scope))
-        served = sa.select(*SLIM_COLUMNS).where(SERVED, *same, lease.c.entered_at >= since)
-        rows = conn.execute(served.order_by(lease.c.entered_at.desc()).limit(FAR))
+        same = {"the_pool": key.pool, "the_forge": key.forge, "the_scope": str(key.scope)}
+        rows = conn.execute(_SERVED_KEY, {**same, "since": since})
         last = next((one for one in (lease_of(row) for row in rows) if one.key == key), None)
         found += [] if last is None else [last]
     return found
@@ -105,17 +119,18 @@ def recent(db: Database, now: datetime, places: Collection[tuple[str, str]] = ()
     with db.read() as conn:
         found = [lease_of(row) for row in conn.execute(_FAILED_SINCE, {"since": now - RECENT})]
         for provider, region in {*places, *((one.provider, one.region) for one in found if one.offer is not None)}:
-            place = (lease.c.provider == provider, lease.c.region == region, lease.c.job_started_at.is_not(None))
-            served = sa.select(*SLIM_COLUMNS).where(SERVED, *place, lease.c.entered_at >= now - RECENT)
-            found += _all(conn, served.order_by(lease.c.entered_at.desc()).limit(FAR))
+            there = {"the_provider": provider, "the_region": region, "since": now - RECENT}
+            found += [lease_of(row) for row in conn.execute(_SERVED_THERE, there)]
     return found
+
+
+_SPANS = sa.select(*SPAN_COLUMNS).where(span.c.lease_id == sa.bindparam("the_lease"))
 
 
 def spans(db: Database, lease_id: str) -> list[Span]:
     """The states that the lease was in, in order."""
-    query = sa.select(*SPAN_COLUMNS).where(span.c.lease_id == lease_id)
     with db.read() as conn:
-        found = [span_of(row) for row in conn.execute(query)]
+        found = [span_of(row) for row in conn.execute(_SPANS, {"the_lease": lease_id})]
     return sorted(found, key=lambda stay: list(State).index(stay.state))
 
 
@@ -130,10 +145,13 @@ def live_tags(db: Database) -> set[str]:
         return {str(tag) for tag in conn.scalars(sa.select(lease.c.tag).where(LIVE))}
 
 
+_RUNNERS = sa.select(lease.c.runner_name).where(LIVE, lease.c.runner_name != "")
+
+
 def live_runners(db: Database) -> set[str]:
     """The names of the runners that live leases have registered, or are about to."""
     with db.read() as conn:
-        return {str(name) for name in conn.scalars(sa.select(lease.c.runner_name).where(LIVE, lease.c.runner_name != ""))}
+        return {str(name) for name in conn.scalars(_RUNNERS)}
 
 
 def counts(db: Database) -> dict[tuple[str, State], int]:
@@ -145,6 +163,7 @@ def counts(db: Database) -> dict[tuple[str, State], int]:
 
 _UNCLAIMED_DUE = sa.select(lease.c.due).where(LIVE, lease.c.claim == "").order_by(lease.c.due).limit(1)
 _CLAIM_ENDS = sa.select(sa.func.min(lease.c.claimed_until, type_=lease.c.due.type)).where(LIVE, lease.c.claim != "")
+_CLAIM_ENDS_BEFORE = _CLAIM_ENDS.where(lease.c.due <= sa.bindparam("first", type_=lease.c.due.type))
 
 
 def next_due(db: Database) -> datetime | None:
@@ -152,7 +171,7 @@ def next_due(db: Database) -> datetime | None:
     with db.read() as conn:
         due = conn.scalar(_UNCLAIMED_DUE)
         # A claimed one that is due later than this cannot be the next, so only the front of the index is read.
-        ends = conn.scalar(_CLAIM_ENDS if due is None else _CLAIM_ENDS.where(lease.c.due <= due))
+        ends = conn.scalar(_CLAIM_ENDS) if due is None else conn.scalar(_CLAIM_ENDS_BEFORE, {"first": due})
     return min((time for time in (due, ends) if time is not None), default=None)
 
 

@@ -66,13 +66,17 @@ What = Literal["drain", "destroy"]
 # --- plan
 
 
+_ALONE = sa.select(sa.func.pg_advisory_xact_lock(PLAN_LOCK))
+_WAITS = sa.update(job).where(job.c.id == sa.bindparam("the_id"), job.c.state == "queued")
+
+
 def plan(db: Database, decide: Callable[[Snapshot], Plan], now: datetime) -> Plan:
     """Count, decide and write in one transaction, so that the same demand is never planned twice.
 
     Returns the plan as written: a name that a lease had before gets a number."""
     with db.write() as conn:
         if db.postgresql:
-            conn.execute(sa.select(sa.func.pg_advisory_xact_lock(PLAN_LOCK)))
+            conn.execute(_ALONE)
         # Leases before jobs: PostgreSQL lets a web commit between two reads, and a machine that takes a job just then must
         # not be seen with its job beside the same job still waiting. The other way round costs nothing.
         coming = tuple(covering(conn))
@@ -83,7 +87,7 @@ def plan(db: Database, decide: Callable[[Snapshot], Plan], now: datetime) -> Pla
         told = {job_id: clean(text, 1_000) for job_id, text in sorted(wanted.waits.items())}
         changed = [{"the_id": job_id, "wait": text} for job_id, text in told.items() if waits.get(job_id) not in (None, text)]
         if changed:  # jobs before leases, as everywhere: so no two services wait for each other in a circle
-            conn.execute(sa.update(job).where(job.c.id == sa.bindparam("the_id"), job.c.state == "queued"), changed)
+            conn.execute(_WAITS, changed)
         new = enter(conn, wanted.new, "policy", now)
         for lease_id, reason, text in sorted(wanted.drain):
             mark_asked(conn, lease_id, "drain", reason, text, "policy", now)

@@ -135,14 +135,25 @@ def had_session(db: Database, session_hash: str) -> bool:
         return conn.scalar(sa.select(node_session.c.hash).where(node_session.c.hash == session_hash)) is not None
 
 
+_NOW = sa.bindparam("now", type_=node_session.c.expires_at.type)
+_LASTS = (
+    sa.update(node_session)
+    .where(node_session.c.hash == sa.bindparam("session"), node_session.c.lease_id == sa.bindparam("the_lease"))
+    .where(node_session.c.expires_at > _NOW)
+    .values(expires_at=sa.bindparam("until", type_=node_session.c.expires_at.type))
+)
+_LIVES = (
+    sa.update(lease).where(lease.c.id == sa.bindparam("the_lease"), lease.c.state != State.RELEASED).values(heartbeat_at=_NOW)
+)
+
+
 def beat(db: Database, lease_id: str, session_hash: str, now: datetime, expires: datetime) -> bool:
     """The node lives, and its session lasts until `expires`. False: the session or the lease has ended."""
-    session = (node_session.c.hash == session_hash, node_session.c.lease_id == lease_id, node_session.c.expires_at > now)
+    told = {"session": session_hash, "the_lease": lease_id, "now": now, "until": expires}
     with db.write() as conn:
-        alive = sa.update(lease).where(lease.c.id == lease_id, lease.c.state != State.RELEASED)
-        if conn.execute(sa.update(node_session).where(*session).values(expires_at=expires)).rowcount != 1:
+        if conn.execute(_LASTS, told).rowcount != 1:
             return False
-        return conn.execute(alive.values(heartbeat_at=now)).rowcount == 1
+        return conn.execute(_LIVES, {"the_lease": lease_id, "now": now}).rowcount == 1
 
 
 def report_facts(db: Database, lease_id: str, facts: Mapping[str, Any], now: datetime) -> bool:

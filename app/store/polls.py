@@ -34,27 +34,32 @@ class Round:
 # --- whose turn it is
 
 
-_NOT_YET = sa.select(duty.c.name).where(
-    duty.c.name == sa.bindparam("name"),
-    duty.c.due > sa.bindparam("now", type_=duty.c.due.type),
-    duty.c.done_at >= sa.bindparam("started", type_=duty.c.due.type),
+_NOW, _STARTED = (sa.bindparam(name, type_=duty.c.due.type) for name in ("now", "started"))
+_HERE = duty.c.name == sa.bindparam("the_name")
+_NOT_YET = sa.select(duty.c.name).where(_HERE, duty.c.due > _NOW, duty.c.done_at >= _STARTED)
+_BEFORE = sa.select(duty.c.due, duty.c.done_at, duty.c.note).where(_HERE)
+_TURN = (
+    sa.update(duty)
+    .where(_HERE, sa.or_(duty.c.due <= _NOW, duty.c.done_at.is_(None), duty.c.done_at < _STARTED))
+    .values(due=sa.bindparam("until", type_=duty.c.due.type), done_at=_NOW)
 )
+_SAID = sa.update(duty).where(_HERE).values(note=sa.bindparam("said"))
+_SAID_AND_DUE = _SAID.values(due=sa.bindparam("again", type_=duty.c.due.type))
 
 
 def take(db: Database, name: str, now: datetime, period: timedelta, started: datetime) -> Round | None:
     """The last round, for exactly one caller in each period, and once for a process after its start; else None.
 
     What came while a process started may have been lost, so its first round does not wait."""
-    row = {"name": name, "due": now + period, "done_at": now}
-    here = duty.c.name == name
+    asked = {"the_name": name, "now": now, "started": started}
     with db.read() as conn:  # mostly it is nobody's turn
-        if conn.execute(_NOT_YET, {"name": name, "now": now, "started": started}).first() is not None:
+        if conn.execute(_NOT_YET, asked).first() is not None:
             return None
     with db.write() as conn:
-        known = conn.execute(sa.select(duty.c.due, duty.c.done_at, duty.c.note).where(here)).first()
-        free = sa.or_(duty.c.due <= now, duty.c.done_at.is_(None), duty.c.done_at < started)
-        if conn.execute(sa.update(duty).where(here, free).values(**row)).rowcount == 1 and known is not None:
+        known = conn.execute(_BEFORE, {"the_name": name}).first()
+        if conn.execute(_TURN, {**asked, "until": now + period}).rowcount == 1 and known is not None:
             return _round(name, known.due, known.done_at, known.note)
+        row = {"name": name, "due": now + period, "done_at": now}
         fresh = db.insert(duty).values(**row).on_conflict_do_nothing().returning(duty.c.name)
         return Round(name, None, now) if conn.execute(fresh).first() is not None else None
 
@@ -62,9 +67,12 @@ def take(db: Database, name: str, now: datetime, period: timedelta, started: dat
 def finish(db: Database, last: Round, said: str, since: datetime | None, again: datetime | None = None) -> None:
     """What came of a round; `again` is when the next is due, if not after the usual time."""
     note = json.dumps({"said": clean(said, 500), "since": None if since is None else since.isoformat()})
-    told = sa.update(duty).where(duty.c.name == last.name).values(note=note)
+    told = {"the_name": last.name, "said": note}
     with db.write() as conn:
-        conn.execute(told if again is None else told.values(due=again))
+        if again is None:
+            conn.execute(_SAID, told)
+        else:
+            conn.execute(_SAID_AND_DUE, {**told, "again": again})
 
 
 def rounds(db: Database) -> list[Round]:
@@ -84,15 +92,24 @@ def _round(name: str, due: datetime, at: datetime | None, note: str) -> Round:
 # --- repositories
 
 
+_FORGE = sa.bindparam("the_forge", type_=job.c.forge.type)
+_POLLED = sa.select(polled).where(polled.c.forge == _FORGE)
+_ACTIVE = (
+    sa.select(job.c.repository, sa.func.max(job.c.installation))
+    .where(job.c.forge == _FORGE, job.c.pool.is_not(None))
+    .where(sa.or_(job.c.seen_at >= sa.bindparam("since", type_=job.c.seen_at.type), job.c.state.in_(OPEN)))
+    .group_by(job.c.repository)
+)
+
+
 def places(db: Database, forge: str, since: datetime, named: Sequence[str], now: datetime) -> list[tuple[str, str]]:
     """Repository and installation of every one with an open job of ours, or one seen since then, and of those that are named.
 
     Those listed longest ago come first; those that the forge refuses are left out for a while."""
-    ours = sa.and_(job.c.pool.is_not(None), sa.or_(job.c.seen_at >= since, job.c.state.in_(OPEN)))
-    active = sa.select(job.c.repository, sa.func.max(job.c.installation)).where(job.c.forge == forge, ours)
     with db.read() as conn:
-        known = {row.repository: row for row in conn.execute(sa.select(polled).where(polled.c.forge == forge))}
-        found = {str(repository): str(inside) for repository, inside in conn.execute(active.group_by(job.c.repository))}
+        known = {row.repository: row for row in conn.execute(_POLLED, {"the_forge": forge})}
+        active = conn.execute(_ACTIVE, {"the_forge": forge, "since": since})
+        found = {str(repository): str(inside) for repository, inside in active}
     seen = {repository.casefold() for repository in found}
     found |= {repository: "" for repository in named if repository.casefold() not in seen}
 
@@ -121,27 +138,36 @@ def listed(
 # --- jobs that nobody speaks of
 
 
+_OPEN_OURS = (  # those in a pool, and those that may yet come into one: nobody has told their labels
+    sa.select(*JOB_COLUMNS)
+    .where(job.c.state.in_(OPEN), job.c.forge == _FORGE)
+    .where(sa.or_(job.c.pool.is_not(None), sa.and_(job.c.labels.is_(None), job.c.not_ours == "")))
+)
+_HEARD_BEFORE = sa.bindparam("before", type_=job.c.heard_at.type)
+_UNMENTIONED = _OPEN_OURS.order_by(job.c.id).where(
+    job.c.repository == sa.bindparam("the_repository"), job.c.heard_at < _HEARD_BEFORE
+)
+_HEARD = sa.func.coalesce(job.c.heard_at, job.c.seen_at, type_=job.c.heard_at.type)
+_SILENT = (
+    _OPEN_OURS.where(_HEARD < _HEARD_BEFORE, sa.or_(job.c.ask_after.is_(None), job.c.ask_after <= _NOW))
+    .order_by(_HEARD, job.c.id)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
+
+
 def unmentioned(db: Database, forge: str, repository: str, mentioned: Sequence[str], before: datetime) -> list[Job]:
     """Our open jobs of a repository that a whole listing lacks, and that were last heard of before it began."""
-    query = _open_ours(forge).where(job.c.repository == repository, job.c.heard_at < before)
+    asked = {"the_forge": forge, "the_repository": repository, "before": before}
     with db.read() as conn:
         known = set(mentioned)
-        return [one for one in (job_of(row) for row in conn.execute(query.order_by(job.c.id))) if one.id not in known]
+        return [one for one in (job_of(row) for row in conn.execute(_UNMENTIONED, asked)) if one.id not in known]
 
 
 def silent(db: Database, forge: str, before: datetime, now: datetime, limit: int) -> list[Job]:
     """Our open jobs of this forge that nobody heard of since `before`, the most silent first; not those put off."""
-    due = sa.or_(job.c.ask_after.is_(None), job.c.ask_after <= now)
-    quiet = sa.func.coalesce(job.c.heard_at, job.c.seen_at)
+    asked = {"the_forge": forge, "before": before, "now": now, "most": limit}
     with db.read() as conn:
-        found = conn.execute(_open_ours(forge).where(quiet < before, due).order_by(quiet, job.c.id).limit(limit))
-        return [job_of(row) for row in found]
-
-
-def _open_ours(forge: str) -> sa.Select[tuple[object, ...]]:
-    """Those in a pool, and those that may yet come into one: nobody has told their labels."""
-    ours = sa.or_(job.c.pool.is_not(None), sa.and_(job.c.labels.is_(None), job.c.not_ours == ""))
-    return sa.select(*JOB_COLUMNS).where(job.c.state.in_(OPEN), ours, job.c.forge == forge)
+        return [job_of(row) for row in conn.execute(_SILENT, asked)]
 
 
 def doubts(db: Database, job_ids: Sequence[str]) -> Mapping[str, int]:

@@ -59,14 +59,18 @@ class Stray:
 _STRAY = tuple(stray.c[name] for name in Stray.__dataclass_fields__)
 
 
+_MISSING = sa.case((lease.c.missing_at.is_(None), 0), else_=1)  # in a list of columns, SQLite's IS NULL is not to be trusted
+_OWNED = sa.select(lease.c.id, lease.c.tag, lease.c.instance_id, lease.c.state, _MISSING).where(
+    LIVE, lease.c.provider == sa.bindparam("the_provider")
+)
+
+
 def owned(db: Database, provider: str) -> dict[str, Owned]:
     """tag -> what the live leases at this provider have; those that have asked nobody for anything yet own nothing."""
-    missing = sa.case((lease.c.missing_at.is_(None), 0), else_=1)  # in a list of columns, SQLite's IS NULL is not to be trusted
-    query = sa.select(lease.c.id, lease.c.tag, lease.c.instance_id, lease.c.state, missing)
     with db.read() as conn:
         return {
             tag: Owned(lease_id, tag, instance_id, bool(instance_id) and state in WATCHED, bool(missed), state in SPEAKING)
-            for lease_id, tag, instance_id, state, missed in conn.execute(query.where(LIVE, lease.c.provider == provider))
+            for lease_id, tag, instance_id, state, missed in conn.execute(_OWNED, {"the_provider": provider})
         }
 
 
@@ -94,12 +98,21 @@ def miss(db: Database, gone: Collection[str], back: Collection[str], now: dateti
             conn.execute(found.values(missing_at=None, version=lease.c.version + 1))
 
 
+_NOW = sa.bindparam("now", type_=lease.c.due.type)
+_QUIET = sa.func.coalesce(lease.c.heartbeat_at, lease.c.joined_at, type_=lease.c.due.type) < sa.bindparam(
+    "heard_before", type_=lease.c.due.type
+)
+_WAKE = (
+    sa.update(lease)
+    .where(LIVE, lease.c.state.in_(SPEAKING), _QUIET, lease.c.claim == "", lease.c.due > _NOW)
+    .values(due=_NOW, version=lease.c.version + 1)
+)
+
+
 def wake_silent(db: Database, heard_before: datetime, now: datetime) -> int:
     """Leases whose node has said nothing since then are looked at now; how many. One that is looked at anyway is left alone."""
-    quiet = sa.func.coalesce(lease.c.heartbeat_at, lease.c.joined_at, type_=lease.c.due.type) < heard_before
-    asleep = sa.update(lease).where(LIVE, lease.c.state.in_(SPEAKING), quiet, lease.c.claim == "", lease.c.due > now)
     with db.write() as conn:
-        return conn.execute(asleep.values(due=now, version=lease.c.version + 1)).rowcount
+        return conn.execute(_WAKE, {"heard_before": heard_before, "now": now}).rowcount
 
 
 # --- strays
@@ -137,13 +150,15 @@ def find(db: Database, provider: str, found: Mapping[str, tuple[str, datetime | 
                 )
 
 
+_OPEN = sa.select(*_STRAY).where(stray.c.gone_at.is_(None)).order_by(stray.c.found_at, stray.c.instance_id)
+_OPEN_THERE = _OPEN.where(stray.c.provider == sa.bindparam("the_provider"))
+
+
 def open_ones(db: Database, provider: str | None = None) -> list[Stray]:
     """Strays that are not proven gone, the oldest first."""
-    query = sa.select(*_STRAY).where(stray.c.gone_at.is_(None)).order_by(stray.c.found_at, stray.c.instance_id)
-    if provider is not None:
-        query = query.where(stray.c.provider == provider)
     with db.read() as conn:
-        return [Stray(*row) for row in conn.execute(query)]
+        found = conn.execute(_OPEN) if provider is None else conn.execute(_OPEN_THERE, {"the_provider": provider})
+        return [Stray(*row) for row in found]
 
 
 def confirm(

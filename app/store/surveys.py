@@ -16,6 +16,8 @@ from app.store.rows import clean
 from app.store.tables import duty
 
 PREFIX = "survey of "
+_ONE = sa.select(duty.c.done_at, duty.c.note).where(duty.c.name == sa.bindparam("the_name"))
+_ALL = sa.select(duty.c.name, duty.c.done_at, duty.c.note).where(duty.c.name.startswith(PREFIX))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +63,13 @@ def fail(db: Database, provider: str, trouble: str, now: datetime) -> None:
 def listing(db: Database) -> dict[str, Survey]:
     """The last look at each provider, by its name."""
     with db.read() as conn:
-        found = conn.execute(sa.select(duty.c.name, duty.c.done_at, duty.c.note).where(duty.c.name.startswith(PREFIX)))
+        found = conn.execute(_ALL)
         surveys = [_survey(str(row.name).removeprefix(PREFIX), row.done_at, row.note) for row in found]
     return {one.provider: one for one in sorted(surveys, key=lambda one: one.provider)}
 
 
 def _read(conn: sa.Connection, provider: str) -> Survey:
-    row = conn.execute(sa.select(duty.c.done_at, duty.c.note).where(duty.c.name == PREFIX + provider)).first()
+    row = conn.execute(_ONE, {"the_name": PREFIX + provider}).first()
     return Survey(provider, None) if row is None else _survey(provider, row.done_at, row.note)
 
 

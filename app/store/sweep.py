@@ -21,6 +21,12 @@ KEPT_DELIVERIES = timedelta(days=30)
 KEPT_RUNS = timedelta(days=40)  # an approval may come after 30; a run that was forgotten is asked for again
 
 
+_HERE = sighting.c.place == sa.bindparam("the_place")
+_SEEN = sa.select(sighting).where(_HERE).with_for_update()
+_SEEN_AGAIN = sa.update(sighting).where(_HERE).values(last_seen=sa.bindparam("now", type_=sighting.c.last_seen.type))
+_FORGET = sa.delete(sighting).where(_HERE, sighting.c.thing == sa.bindparam("the_thing"))
+
+
 def sight(db: Database, place: str, things: set[str], now: datetime, apart: timedelta) -> set[str]:
     """Those of `things` that were first seen at this place at least `apart` ago and at every look since.
 
@@ -28,14 +34,12 @@ def sight(db: Database, place: str, things: set[str], now: datetime, apart: time
     place = clean(place, 120)
     keys = {_key(thing): thing for thing in things}
     with db.write() as conn:
-        here = sighting.c.place == place
-        known = {row.thing: row.first_seen for row in conn.execute(sa.select(sighting).where(here).with_for_update())}
+        known = {row.thing: row.first_seen for row in conn.execute(_SEEN, {"the_place": place})}
         gone = [{"the_place": place, "the_thing": thing} for thing in sorted(known.keys() - keys)]
         if gone:
-            one = (sighting.c.place == sa.bindparam("the_place"), sighting.c.thing == sa.bindparam("the_thing"))
-            conn.execute(sa.delete(sighting).where(*one), gone)
+            conn.execute(_FORGET, gone)
         if known:
-            conn.execute(sa.update(sighting).where(here).values(last_seen=now))
+            conn.execute(_SEEN_AGAIN, {"the_place": place, "now": now})
         new = [{"place": place, "thing": key, "first_seen": now, "last_seen": now} for key in sorted(keys.keys() - known)]
         if new:
             conn.execute(db.insert(sighting).on_conflict_do_nothing(), new)
