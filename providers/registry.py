@@ -69,6 +69,11 @@ class Kind:
         return {field.name: hints[field.name] for field in dataclasses.fields(self.settings) if field.init}
 
     @property
+    def required(self) -> Sequence[str]:
+        """The settings without a default."""
+        return [field.name for field in dataclasses.fields(self.settings) if field.init and not _has_default(field)]
+
+    @property
     def secrets(self) -> frozenset[str]:
         """The settings that must come as `Secret`."""
         return frozenset(name for name, hint in self.fields.items() if hint is Secret or Secret in typing.get_args(hint))
@@ -104,15 +109,8 @@ def build(kind: str, name: str, values: Mapping[str, Any], known: Installed | No
     Secret values come as `Secret`. Raises `ProviderTrouble`.
     """
     known = known or installed()
-    where = f'provider "{name}" of kind "{kind}"'
-    if kind not in known.kinds:
-        if kind in known.broken:
-            raise ProviderTrouble(f"{where}: {known.broken[kind]}")
-        raise ProviderTrouble(
-            f"{where}: there is no such kind{_hint(kind, known.kinds)}. Installed: {', '.join(sorted(known.kinds)) or 'none'}"
-        )
+    where, settings = _where(kind, name), settings_of(kind, name, values, known)
     plugin = known.kinds[kind]
-    settings = _settings(where, plugin, values)
     try:
         provider = plugin.build(name, settings)
     except Exception as error:  # noqa: BLE001  a stranger's class may raise anything
@@ -123,6 +121,22 @@ def build(kind: str, name: str, values: Mapping[str, Any], known: Installed | No
     if traits.contract != CONTRACT_VERSION:
         raise ProviderTrouble(f"{where}: {_other_version(traits)}")
     return provider
+
+
+def settings_of(kind: str, name: str, values: Mapping[str, Any], known: Installed | None = None) -> Any:
+    """The `Settings` of one `[[provider]]` table, checked; nothing is built, and nobody is asked. Raises `ProviderTrouble`."""
+    known, where = known or installed(), _where(kind, name)
+    if kind in known.kinds:
+        return _settings(where, known.kinds[kind], values)
+    if kind in known.broken:
+        raise ProviderTrouble(f"{where}: {known.broken[kind]}")
+    raise ProviderTrouble(
+        f"{where}: there is no such kind{_hint(kind, known.kinds)}. Installed: {', '.join(sorted(known.kinds)) or 'none'}"
+    )
+
+
+def _where(kind: str, name: str) -> str:
+    return f'provider "{name}" of kind "{kind}"'
 
 
 def _load(point: importlib.metadata.EntryPoint) -> Kind:
@@ -162,8 +176,7 @@ def _settings(where: str, plugin: Kind, values: Mapping[str, Any]) -> Any:
             given[key] = fit(value, fields[key])
         except Misfit as error:
             problems.append(f"{key} {error}")
-    required = [field.name for field in dataclasses.fields(plugin.settings) if field.init and not _has_default(field)]
-    problems += [f"{key} is missing" for key in required if key not in values]
+    problems += [f"{key} is missing" for key in plugin.required if key not in values]
     if problems:
         raise ProviderTrouble(f"{where}: " + "; ".join(problems))
     try:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from decimal import Decimal, InvalidOperation
+from typing import Any, cast
 
 import click
 
@@ -13,7 +14,8 @@ from app.cli.image_text import image_tables
 from app.cli.lease_text import job_title
 from app.cli.options import Call, asking
 from app.cli.output import Column, Output
-from app.cli.words import NONE, clean, duration
+from app.cli.provider import COOLING
+from app.cli.words import NONE, clean, clock, duration, money
 
 
 @click.command()
@@ -29,30 +31,33 @@ def explain(call: Call, reference: str) -> int:
         try:
             view = api.lease(reference)
         except Failure as failure:
-            job = _waiting(api, reference) if failure.exit == Exit.NOT_FOUND else None
-            if job is None:
+            found = _waiting(api, reference) if failure.exit == Exit.NOT_FOUND else None
+            if found is None:
                 raise
-            return _job(call.output, job)
+            return _job(call.output, *found)
     return _lease(call.output, view)
 
 
-def _waiting(api: Client, url: str) -> Json | None:
-    """The job of this page among those that have no lease."""
+def _waiting(api: Client, url: str) -> tuple[Json, Json] | None:
+    """The job of this page among those that have no lease, and the tab that it is on."""
     for tab in ("waiting", "not_ours", "started"):
-        for job in api.get("queue", tab=tab, limit=200)["jobs"]:
+        reply = api.get("queue", tab=tab, limit=200)
+        for job in reply["jobs"]:
             if url in (job["url"], job["id"]):
-                return job
+                return job, reply
     return None
 
 
-def _job(output: Output, job: Json) -> int:
+def _job(output: Output, job: Json, reply: Json) -> int:
+    closed, cooldowns = reply.get("closed", []), reply.get("cooldowns", [])
     if not output.is_text:
-        output.value({"schema_version": 1, "job": job})
+        output.value({"schema_version": 1, "job": job, "closed": closed, "cooldowns": cooldowns})
         return Exit.OK
     click.echo(f"{clean(job['state']).upper()} {duration(job.get('waiting_seconds'))}  {clean(job_title(job))}")
     click.echo(clean(job["not_ours"] or job["wait"] or job.get("next_step") or "It has what it needs."))
     if job.get("heard_by") == "poll":
         click.echo("No webhook told of it in time: it was found by a poll.")
+    market_tables(output, job.get("tried"), closed, cooldowns)
     return Exit.OK
 
 
@@ -71,6 +76,10 @@ def _lease(output: Output, lease: Json) -> int:
             click.echo(clean(sentence))
     if image and not image["allowed"]:
         image_tables(output, image)
+    market_tables(output, decision.get("tried"), decision.get("closed"), decision.get("cooldowns"))
+    troubles: list[str] = decision.get("troubles") or []
+    for trouble in troubles:
+        click.echo(clean(trouble))
     verdicts: list[Json] = decision.get("verdicts") or []
     if verdicts:
         click.echo()
@@ -80,12 +89,56 @@ def _lease(output: Output, lease: Json) -> int:
                 Column("provider", lambda row: row.get("provider")),
                 Column("region", lambda row: row.get("region")),
                 Column("price/h", lambda row: row.get("price_per_hour"), right=True),
+                Column("usual job", lambda row: _short(row.get("expected")), right=True),
                 Column("verdict", lambda row: _verdict(row, decision.get("chosen"))),
-                Column("because", lambda row: row.get("detail")),
+                Column("because", lambda row: row.get("detail") or ""),
             ],
             verdicts,
         )
     return code
+
+
+def market_tables(output: Output, tried: list[Json] | None, closed: list[Json] | None, cooldowns: list[Json] | None) -> None:
+    """Who said no and how, who is not asked now, and what is left alone until when."""
+    for columns, rows in ((TRIED, tried), (CLOSED, closed), (COOLING, cooldowns)):
+        if rows:
+            click.echo()
+            output.table(columns, rows)
+
+
+OUTCOMES = {
+    "no_capacity": "had no machine",
+    "provider_refused": "refused us",
+    "throttled": "asked us to slow down",
+    "away": "gave no clear answer",
+}
+TRIED = (
+    Column("asked first", lambda row: row.get("title") or row.get("offer")),
+    Column("provider", lambda row: row.get("provider")),
+    Column("region", lambda row: row.get("region")),
+    Column("price/h", lambda row: _price(row.get("price_per_hour")), right=True),
+    Column("at", lambda row: clock(row.get("at"))),
+    Column("answer", lambda row: OUTCOMES.get(str(row.get("outcome")), str(row.get("outcome")).replace("_", " "))),
+    Column("in its words", lambda row: row.get("detail")),
+)
+CLOSED = (
+    Column("not asked", lambda row: row.get("provider")),
+    Column("rule", lambda row: row.get("rule")),
+    Column("because", lambda row: row.get("detail") or ""),
+)
+
+
+def _price(value: Any) -> str:
+    """A record of a lease has a number, the queue an amount with its currency."""
+    return money(cast(Json, value), digits=2) if isinstance(value, dict) else _short(value)
+
+
+def _short(number: object) -> str:
+    """`0.73` of `0.7300000`."""
+    try:
+        return NONE if number is None else f"{Decimal(str(number)):.2f}"
+    except InvalidOperation:
+        return NONE
 
 
 def _verdict(row: Mapping[str, Any], chosen: Mapping[str, Any] | None) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,11 @@ import click
 
 from app.cli.client import Json
 from app.cli.config import CONFIG
+from app.cli.desk import desk
 from app.cli.exits import Exit, Failure
 from app.cli.image_text import image_tables
 from app.cli.options import DATA, Call, asking, chosen_config, printing
 from app.cli.output import Column, Output, hint
-from app.cli.up import own_command, service_environment
 from app.cli.words import clean, day
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -149,15 +147,7 @@ def _desk(words: list[str], config: Path | None, data: Path) -> tuple[int, dict[
     words += ["--config", str(chosen)] if chosen is not None else []
     if click.get_current_context().get_parameter_source("data") is not click.core.ParameterSource.DEFAULT:
         words += ["--data", str(data.absolute())]
-    command = own_command("app.image_desk", words)
-    done = subprocess.run(command, env=service_environment(), stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
-    try:
-        told: dict[str, Any] = json.loads(done.stdout)
-    except ValueError:
-        raise Failure(Exit.FAILED, "It ended without an answer.", "What is above says why.") from None
-    if "error" in told:
-        raise Failure(done.returncode, told["error"]["message"], told["error"]["hint"])
-    return done.returncode, told
+    return desk("app.image_desk", words)
 
 
 def _show(output: Output, told: dict[str, Any]) -> None:

@@ -19,7 +19,9 @@ from app.cli.image import image
 from app.cli.keys import keys
 from app.cli.lease import lease, ps
 from app.cli.login import login
+from app.cli.offers import offers
 from app.cli.people import people
+from app.cli.provider import provider
 from app.cli.queue import queue
 from app.cli.sweep import sweep
 from app.cli.token import token
@@ -35,7 +37,7 @@ def sublet() -> None:
 
 
 COMMANDS = (
-    *(up, demo, ps, lease, queue, explain, doctor, sweep, image, config, login),
+    *(up, demo, ps, lease, queue, explain, offers, provider, doctor, sweep, image, config, login),
     *(people, token, keys, backup, restore, version, completion),
 )
 for command in COMMANDS:

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 from app import image_desk
-from app.cli import image as image_commands
+from app.cli import desk as starts
 from app.store import images
 from app.store.db import Database, upgrade
 from app.web.images import RevokedReply, RevokedView
@@ -68,10 +68,10 @@ class Desk:
         self.apart = False
 
     def run(
-        self, command: list[str], *, env: Mapping[str, str], stdout: int, text: bool, check: bool
+        self, command: list[str], *, env: Mapping[str, str], input: str | None, stdout: int, text: bool, check: bool
     ) -> subprocess.CompletedProcess[str]:
         if self.apart:
-            return subprocess.run(command, env=env, stdout=stdout, text=text, check=check)
+            return subprocess.run(command, env=env, input=input, stdout=stdout, text=text, check=check)
         assert command[:4] == [sys.executable, "-P", "-m", "app.image_desk"]
         assert {**env, "PYTHONPATH": ""} == {**os.environ, "PYTHONPATH": ""}
         said = io.StringIO()
@@ -83,7 +83,7 @@ class Desk:
 @pytest.fixture(autouse=True)
 def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
     made = Desk()
-    monkeypatch.setattr(image_commands, "subprocess", SimpleNamespace(run=made.run, PIPE=subprocess.PIPE))
+    monkeypatch.setattr(starts, "subprocess", SimpleNamespace(run=made.run, PIPE=subprocess.PIPE))
     return made
 
 
