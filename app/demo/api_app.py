@@ -9,12 +9,12 @@ from fastapi.responses import JSONResponse
 
 from app.demo import owners, shapes
 from app.demo.nouns import Account, Delivery
-from app.demo.office import Office, body, number, paged
+from app.demo.office import API, Office, body, number, paged
 from app.demo.work import Refusal, not_found
 
 
 def routes(office: Office) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(prefix=API)
     book = office.book
 
     def app_only(request: Request) -> None:

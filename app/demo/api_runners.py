@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 
 from app.demo import shapes
 from app.demo.nouns import Book
-from app.demo.office import Office, body, paged, words
+from app.demo.office import API, Office, body, paged, words
 from app.demo.owners import api
 from app.demo.state import Minted
 from app.demo.work import Refusal, not_found
@@ -37,7 +37,7 @@ def jit_config(book: Book, minted: Minted) -> str:
 
 
 def routes(office: Office) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(prefix=API)
 
     def scope_of(request: Request, level: str) -> str:
         """The scope that the path names, in its own spelling, once the caller may have it."""

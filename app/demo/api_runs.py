@@ -7,13 +7,13 @@ from fastapi.responses import JSONResponse, RedirectResponse
 
 from app.demo import owners, shapes
 from app.demo.nouns import Job, Run
-from app.demo.office import Office, body, paged
+from app.demo.office import API, Office, body, paged
 from app.demo.owners import api
 from app.demo.work import not_found
 
 
 def routes(office: Office) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(prefix=API)
     book, state = office.book, office.state
 
     def repository(request: Request, permission: str, level: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 
 from app.demo import api_app, api_runners, api_runs, control, front, protocol, registry
@@ -89,15 +89,10 @@ def build(
     async def unreadable(_: Request, __: Exception) -> Response:
         return refused(Refusal(404, "Not Found"))
 
-    api = APIRouter(prefix="/api/v3")
-    for part in (api_app, api_runners, api_runs):
-        api.include_router(part.routes(office))
-    app.include_router(api)
-    app.include_router(protocol.routes(office))
-    app.include_router(control.routes(office))
-    if folder is not None:
-        app.include_router(registry.routes(folder))
-    app.include_router(control.pages(office))
+    parts = [part.routes(office) for part in (api_app, api_runners, api_runs, protocol, control)]
+    parts += [] if folder is None else [registry.routes(folder)]
+    for part in (*parts, control.pages(office)):
+        app.router.routes.extend(part.routes)  # not as routers inside the router: each would be looked through at each request
     app.add_middleware(front.Front, office=office)
     return app
 

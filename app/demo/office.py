@@ -23,6 +23,7 @@ from app.demo.state import ForgeState
 from app.demo.work import Refusal, not_found
 from app.kit.clock import Clock
 
+API = "/api/v3"
 BODY_LIMIT = 4 * 1024 * 1024
 
 
