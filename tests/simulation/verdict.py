@@ -226,6 +226,7 @@ def replay(world: World) -> None:
         jobs = [row for row in jobs if row[0] in known]  # a poll may find one that nobody had told of
         return [*jobs, *watch.all("SELECT id, state, reason FROM lease ORDER BY id"), f"{len(watch.creates)} creates"]
 
+    world.loop.run(lambda: False, world.loop.now + 5)  # what the forge has just said is on its way
     before = state()
     parcels = [renamed(one, world.dice) for one in world.users.accepted]
     world.dice.shuffle(parcels)
