@@ -72,7 +72,7 @@ def build(parts: WebParts) -> FastAPI:
         providers.page_router(parts, gate, pages, known, markets),
         docs_page.router(app, gate, pages, parts.settings.public_url),
     ):
-        app.include_router(routes)
+        app.router.routes.extend(routes.routes)  # one flat list: a router inside it would be searched at each request
     return app
 
 
