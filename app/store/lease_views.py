@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -61,15 +62,19 @@ def find(db: Database, ref: str) -> Lease | None:
         return one(conn, lease.c.id == ids[0]) if len(ids) == 1 and str(ids[0]).startswith(ref) else None
 
 
-def listing(db: Database, *, which: Which = "live", limit: int = 100, before: datetime | None = None) -> list[Lease]:
-    """The newest first, without `decision`; `before` is the `created_at` of the last lease of the page before."""
-    query = sa.select(*SLIM_COLUMNS).order_by(lease.c.created_at.desc()).limit(limit)
+@functools.cache
+def _listing(which: Which, goes_on: bool) -> sa.Select[Any]:
+    query = sa.select(*SLIM_COLUMNS).order_by(lease.c.created_at.desc()).limit(sa.bindparam("most", type_=sa.Integer))
     if which != "all":
         query = query.where(LIVE if which == "live" else lease.c.state == State.RELEASED)
-    if before is not None:
-        query = query.where(lease.c.created_at < before)
+    return query.where(lease.c.created_at < sa.bindparam("before", type_=lease.c.created_at.type)) if goes_on else query
+
+
+def listing(db: Database, *, which: Which = "live", limit: int = 100, before: datetime | None = None) -> list[Lease]:
+    """The newest first, without `decision`; `before` is the `created_at` of the last lease of the page before."""
+    asked = {"most": limit} if before is None else {"most": limit, "before": before}
     with db.read() as conn:
-        return _all(conn, query)
+        return [lease_of(row) for row in conn.execute(_listing(which, before is not None), asked)]
 
 
 _COVERING = sa.select(*COMING_COLUMNS).where(COVERING).order_by(lease.c.created_at)
@@ -187,20 +192,25 @@ def join_sealed(db: Database, lease_id: str) -> bytes:
         return conn.scalar(sa.select(lease.c.join_sealed).where(lease.c.id == lease_id)) or b""
 
 
+_NEWEST = sa.select(*JOB_COLUMNS).order_by(job.c.seen_at.desc()).limit(200)
+_ITS_OWN = _NEWEST.where(job.c.id == sa.bindparam("the_job"))
+_LIKE_IT = _NEWEST.where(*(job.c[name] == sa.bindparam(f"the_{name}") for name in ("pool", "forge", "scope")))
+_QUEUED_LIKE_IT = _LIKE_IT.where(job.c.state == JobState.QUEUED)
+
+
 def mint_hints(db: Database, wanted: Lease) -> tuple[str, tuple[str, ...]]:
     """GitHub App installation and labels as written, of a job that this lease may serve: its own, a waiting one, the last one.
 
     Both empty where no such job is known."""
     key = wanted.key
-    same = sa.and_(job.c.pool == key.pool, job.c.forge == key.forge, job.c.scope == str(key.scope))
-    newest = sa.select(*JOB_COLUMNS).order_by(job.c.seen_at.desc()).limit(200)
-    queries = [newest.where(job.c.state == JobState.QUEUED, same), newest.where(same)]
+    asked = {"the_pool": key.pool, "the_forge": key.forge, "the_scope": str(key.scope)}
+    queries: list[tuple[sa.Select[Any], dict[str, str]]] = [(_QUEUED_LIKE_IT, asked), (_LIKE_IT, asked)]
     if wanted.job_id:
-        queries.insert(0, newest.where(job.c.id == wanted.job_id))
+        queries.insert(0, (_ITS_OWN, {"the_job": wanted.job_id}))
     installation = ""
     with db.read() as conn:
-        for query in queries:
-            for found in (job_of(row) for row in conn.execute(query)):
+        for query, values in queries:
+            for found in (job_of(row) for row in conn.execute(query, values)):
                 installation = installation or found.installation
                 if _alike(found, key.labels):
                     return found.installation or installation, found.labels or ()
@@ -215,7 +225,3 @@ def one(conn: sa.Connection, where: sa.ColumnElement[bool]) -> Lease | None:
     """The one lease of this condition, whole."""
     row = conn.execute(sa.select(*LEASE_COLUMNS).where(where)).first()
     return None if row is None else lease_of(row)
-
-
-def _all(conn: sa.Connection, query: sa.Select[Any]) -> list[Lease]:
-    return [lease_of(row) for row in conn.execute(query)]

@@ -201,18 +201,25 @@ def take_job(db: Database, lease_id: str, wanted: str) -> bool:
         return conn.scalar(sa.select(lease.c.first_job).where(lease.c.id == lease_id)) == wanted
 
 
+_TAKEN = (
+    sa.update(lease)
+    .where(lease.c.id == sa.bindparam("the_lease"), lease.c.state.in_(SERVED_IN), lease.c.credential.is_not(None))
+    .where(lease.c.credential_ticket == "", lease.c.runner_started_at.is_(None))
+    .values(credential_ticket=sa.bindparam("ticket"), credential_taken_at=_NOW, due=_NOW, version=lease.c.version + 1)
+)
+_CREDENTIAL = sa.select(lease.c.state, lease.c.credential, lease.c.credential_ticket, lease.c.runner_started_at).where(
+    lease.c.id == sa.bindparam("the_lease")
+)
+
+
 def take_credential(db: Database, lease_id: str, ticket_hash: str, now: datetime) -> Fetched:
     """The sealed credential, for the first ticket that asks; the same ticket may ask again until the runner has started."""
     if not ticket_hash:
         return Fetched(Fetch.GONE)
-    first = sa.update(lease).where(lease.c.id == lease_id, lease.c.state.in_(SERVED_IN), lease.c.credential.is_not(None))
-    first = first.where(lease.c.credential_ticket == "", lease.c.runner_started_at.is_(None))
-    taken = first.values(credential_ticket=ticket_hash, credential_taken_at=now, due=now, version=lease.c.version + 1)
-    columns = (lease.c.state, lease.c.credential, lease.c.credential_ticket, lease.c.runner_started_at)
     with db.write() as conn:
-        if conn.execute(taken).rowcount == 1:
+        if conn.execute(_TAKEN, {"the_lease": lease_id, "ticket": ticket_hash, "now": now}).rowcount == 1:
             audit.write(conn, at=now, actor="node", action="node.credential_taken", object=f"lease:{lease_id}")
-        found = conn.execute(sa.select(*columns).where(lease.c.id == lease_id)).first()
+        found = conn.execute(_CREDENTIAL, {"the_lease": lease_id}).first()
     if found is None or found.runner_started_at is not None or ORDER[State(found.state)] > ORDER[State.IDLE]:
         return Fetched(Fetch.GONE)
     if found.credential_ticket and not hmac.compare_digest(found.credential_ticket, ticket_hash):
