@@ -45,7 +45,7 @@ async def test_leases_in_every_state_are_led_to_their_end(
         world.github.state.book.faults.api.append(ApiFault("generate-jitconfig", 502))
         keys = [world.github.queue(LABELS) for _ in range(2)]
         world.github.state.book.limits.lost = timedelta(seconds=20)
-        world.job_duration = timedelta(seconds=15)
+        world.job_duration = timedelta(seconds=25)
         seen: set[State] = set()
 
         async def go_on() -> None:

@@ -19,9 +19,9 @@ async def measure(lease: Lease, deps: Deps, proof: str) -> Answer:
     if pilot is None or pilot.usable_at is None:
         return Move(State.DESTROYING, Reason.PILOT_DONE, "Nobody knows of this pilot.")
     end = pilot.usable_at + LASTS
-    if lease.hard_end is None or end < lease.hard_end:  # the node is told of it, and ends itself then
-        if not await deps.keep(lease, hard_end=end):
-            return Wait(0)
+    later = lease.hard_end is None or end < lease.hard_end  # the node is told of it, and ends itself then
+    if later and not await deps.keep(lease, hard_end=end):
+        return Wait(0)
     if pilot.report is not None and "measured_at" in pilot.report:
         return Move(State.DESTROYING, Reason.PILOT_DONE, f"{proof} It was usable and is measured.")
     if now >= end:

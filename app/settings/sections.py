@@ -137,8 +137,13 @@ class GitLabSettings(Section):
 _SECRET_WORDS = frozenset({"key", "token", "secret", "password", "credential", "credentials"})
 
 
+_KNOWN_TO_ALL = frozenset({"host_key", "kms_key"})
+"""The public key of an SSH host, and the name of a key that never leaves its vendor."""
+
+
 def _sounds_secret(key: str) -> bool:
-    return key.lower().rsplit("_", 1)[-1] in _SECRET_WORDS and not key.lower().startswith("public")
+    name = key.lower()
+    return name.rsplit("_", 1)[-1] in _SECRET_WORDS and not name.startswith("public") and name not in _KNOWN_TO_ALL
 
 
 def _placed(key: str, value: Any) -> Any:
