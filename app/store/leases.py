@@ -95,11 +95,7 @@ def plan(db: Database, decide: Callable[[Snapshot], Plan], now: datetime) -> Pla
 
 
 def enter(conn: sa.Connection, new: Sequence[Lease], actor: str, now: datetime) -> tuple[Lease, ...]:
-    """Write planned leases, each with its span and its audit row, inside the caller's transaction; as they are now named.
-
-    Raises ValueError for one that is not planned: every life begins there."""
-    if any(one.state is not State.PLANNED for one in new):
-        raise ValueError("a lease begins as planned")
+    """Write new leases, each with its span and its audit row, inside the caller's transaction; as they are now named."""
     named = _named(conn, new)
     if named:
         conn.execute(sa.insert(lease), [lease_values(one) for one in named])
