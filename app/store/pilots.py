@@ -43,7 +43,9 @@ COLUMNS = tuple(pilot.c[part.name] for part in fields(Pilot))
 def ask(db: Database, one: Pilot, planned: Lease, why: str, now: datetime) -> str:
     """Write down that a pilot is wanted, and plan its lease: both or neither. Audited. Empty, or a sentence that says why not.
 
-    There is one pilot of a provider at a time, and none of one that is paused."""
+    There is one pilot of a provider at a time, and none of one that is paused. Raises ValueError for a lease under way."""
+    if planned.state is not State.PLANNED:
+        raise ValueError("a lease begins as planned")
     paused = sa.select(provider_standing.c.paused_at).where(provider_standing.c.provider == one.provider)
     running = sa.select(lease.c.name).join(pilot, pilot.c.lease_id == lease.c.id)
     running = running.where(pilot.c.provider == one.provider, pilot.c.ended_at.is_(None))
