@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 from app.core.model import FAULTY, Lease, Reason
 from providers.contract import Offer, Reach
 
+FIRST_REST = timedelta(minutes=1)
+"""How long what failed once is left alone."""
 AT_CREATE = frozenset({Reason.NO_CAPACITY, Reason.PROVIDER_REFUSED})
 """Reasons that a setback of its own stands for: a lease goes on to its next offer after them."""
 

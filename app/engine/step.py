@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from app.core import pilot
+from app.core.cooling import FIRST_REST
 from app.core.images import ImageVerdict, TrustRule
 from app.core.model import Lease, Pool, Reason, RepositoryRule
 from app.core.states import RULES, State
@@ -58,7 +59,7 @@ class Timing:
     rest: timedelta = timedelta(hours=1)  # until a lease is looked at to which nothing happens
     hush: timedelta = timedelta(seconds=30)  # so long after its last word a node may be dead; several heartbeats
     silent: timedelta = timedelta(minutes=3)  # a node that says nothing for so long is taken for dead
-    ban: timedelta = timedelta(minutes=1)  # of an offer that failed once
+    ban: timedelta = FIRST_REST  # of an offer that failed once
     market: timedelta = timedelta(minutes=5)  # how often offers are looked at while nobody wants any
     forge_sweep: timedelta = timedelta(minutes=15)  # one list call per scope: GitHub counts calls by the hour
     beacon: timedelta = timedelta(minutes=30)

@@ -36,11 +36,15 @@ class Price:
     until: datetime
 
 
-_OPEN = sa.select(offer_price.c.id, offer_price.c.offer, offer_price.c.price_per_hour, offer_price.c.availability).where(
-    offer_price.c.provider == sa.bindparam("name"),
-    offer_price.c.offer.in_(sa.bindparam("ids", expanding=True)),
-    offer_price.c.until >= sa.bindparam("lately", type_=offer_price.c.until.type),
-)
+_OPEN = (
+    sa.select(offer_price.c.id, offer_price.c.offer, offer_price.c.price_per_hour, offer_price.c.availability)
+    .where(
+        offer_price.c.provider == sa.bindparam("name"),
+        offer_price.c.offer.in_(sa.bindparam("ids", expanding=True)),
+        offer_price.c.until >= sa.bindparam("lately", type_=offer_price.c.until.type),
+    )
+    .order_by(offer_price.c.until)
+)  # the last one of an offer goes on
 _LAST = sa.update(offer_price).where(offer_price.c.id == sa.bindparam("the_id")).values(until=sa.bindparam("seen"))
 _GONE = sa.delete(offer).where(
     offer.c.provider == sa.bindparam("name"), offer.c.seen_at < sa.bindparam("before", type_=offer.c.seen_at.type)
@@ -103,16 +107,16 @@ def offers(db: Database, provider: str | None = None) -> list[Offer]:
 
 
 def prices(db: Database, since: datetime, *, provider: str | None = None, gpu: str | None = None) -> list[Price]:
-    """The history of prices since then, the oldest first."""
+    """The history of prices since then, the oldest first; of more than 20,000 rows the newest."""
     columns = [offer_price.c[name] for name in Price.__dataclass_fields__]
     query = sa.select(*columns).where(offer_price.c.until >= since)
-    query = query.order_by(offer_price.c.since, offer_price.c.id).limit(20_000)
+    query = query.order_by(offer_price.c.since.desc(), offer_price.c.id.desc()).limit(20_000)
     if provider is not None:
         query = query.where(offer_price.c.provider == provider)
     if gpu is not None:
         query = query.where(offer_price.c.gpu == gpu)
     with db.read() as conn:
-        return [Price(*row) for row in conn.execute(query)]
+        return [Price(*row) for row in conn.execute(query)][::-1]
 
 
 def tidy(db: Database, now: datetime) -> None:

@@ -8,16 +8,13 @@ from datetime import datetime, timedelta
 
 from pydantic import Field
 
-from app.core.cooling import Cooldown, cooldowns
+from app.core.cooling import FIRST_REST, Cooldown, cooldowns
 from app.core.model import Ask, Pool, Verdict
 from app.core.placement import USUAL_JOB, rank
 from app.store.situation import Situation
 from app.web.schema import Moment, Money, Reply, View
 from app.web.views import money
 from providers.contract import Offer, Traits
-
-FIRST_REST = timedelta(minutes=1)
-"""As the engine's: how long what failed once is left alone (app.engine.step, Timing.ban)."""
 
 
 class PoolVerdict(View):

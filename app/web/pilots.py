@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from app.core import names
 from app.core.billing import billed, price
-from app.core.cooling import cooldowns
+from app.core.cooling import FIRST_REST, cooldowns
 from app.core.model import Ask, DemandKey, Lease, Pool
 from app.core.offers import offer_json
 from app.core.pilot import AT_MOST, LASTS, PLACED_WITHIN, USUAL, key_of, need_of, pilot_pool
@@ -27,8 +27,6 @@ from app.web.schema import Cost, Moment, Money, Reply, View
 from app.web.views import cost, money
 from providers.contract import BootsFrom, Need, Offer, Traits
 
-BAN = timedelta(minutes=1)
-"""As the engine's: how long an offer that failed once is left alone."""
 Word = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Name = Annotated[str, Path(max_length=60)]
 Most = Annotated[Decimal, Field(ge=0, le=100_000, allow_inf_nan=False)]
@@ -146,7 +144,7 @@ async def prospect(parts: WebParts, wish: Wish) -> Prospect:
     known = await parts.lane(situation, parts.db, now)
     standing = known.standings.get(wish.provider)
     no = None if standing is None else standing.no(now)
-    cold = cooldowns(known.setbacks, known.recent, now, BAN)
+    cold = cooldowns(known.setbacks, known.recent, now, FIRST_REST)
     closed = {} if no is None else {wish.provider: no}
     placed = rank(need, Ask(), pool, offers, {wish.provider: traits}, cold, now, closed=closed, usual=USUAL)
     return Prospect(key, need, pool, traits, placed, "" if no is None else no[1])

@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Literal
 
-from app.core.cooling import cooldowns
+from app.core.cooling import FIRST_REST, cooldowns
 from app.core.model import Lease
 from app.core.verdicts import digests, revoked_since, verdict_on
 from app.store import board, decisions, images, leaks, leases, nodes, standings
@@ -17,7 +17,6 @@ from app.web import schema, views
 from app.web.doctor import examine
 from app.web.errors import Problem
 from app.web.image_views import digests_of, revoked_ones
-from app.web.offers_views import FIRST_REST
 from app.web.parts import WebParts
 from app.web.providers_views import troubles
 from app.web.sweep_views import SweepReply, sweep_views

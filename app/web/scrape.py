@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from app.core.cooling import cooldowns
+from app.core.cooling import FIRST_REST, cooldowns
 from app.core.model import Reason
 from app.kit.telemetry import ROLES, logger
 from app.store import board, leaks, market, replicas, tally
 from app.store.situation import situation
 from app.web.doctor import beat_age, is_alive
-from app.web.offers_views import FIRST_REST
 from app.web.parts import WebParts
 from providers.contract import Availability, Offer
 

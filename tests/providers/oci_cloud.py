@@ -22,6 +22,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
@@ -330,7 +331,7 @@ def _serve(region: Region, key: rsa.RSAPublicKey) -> ThreadingHTTPServer:
                 good = told["keyId"] == f"{TENANCY}/{USER}/{FINGERPRINT}"
                 if body and self.headers.get("x-content-sha256") != digest:
                     good = False
-            except Exception:
+            except (KeyError, ValueError, InvalidSignature):  # a header is missing, is no base64, or was signed by another
                 good = False
             if not good:
                 raise Refusal(401, "NotAuthenticated", "The required information to complete authentication was not provided.")

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
@@ -59,7 +60,7 @@ class Fault:
 
 
 @dataclass
-class StandIn(httpx.AsyncBaseTransport):
+class StandIn(httpx.AsyncBaseTransport, ABC):
     """A vendor's API in process: its description judges every word that is sent to it, and every word of its own."""
 
     description: ClassVar[str]
@@ -78,9 +79,9 @@ class StandIn(httpx.AsyncBaseTransport):
         """The next requests of this path get this answer; none: it is lost."""
         self.faults.append(Fault(path, answer, reaches, times))
 
+    @abstractmethod
     def routed(self, request: httpx.Request, path: str, body: Any) -> httpx.Response:
         """The vendor's own answer."""
-        raise NotImplementedError
 
     def limited(self, path: str) -> httpx.Response | None:
         """Its answer to what comes too fast."""
