@@ -122,11 +122,15 @@ class MeteredForge:
 
     def __init__(self, inner: Forge, telemetry: Telemetry) -> None:
         self.name, self.kind = inner.name, inner.kind
-        self.always_2xx, self.single_use = inner.always_2xx, inner.single_use
+        self.always_2xx, self.single_use, self.pinned = inner.always_2xx, inner.single_use, inner.pinned
+        self.wide, self.reruns_in_place = inner.wide, inner.reruns_in_place
         self._inner, self._telemetry = inner, telemetry
 
     def parse(self, headers: Mapping[str, str], body: bytes) -> Delivery:
         return self._inner.parse(headers, body)
+
+    def unfit(self, labels: Sequence[str]) -> str:
+        return self._inner.unfit(labels)
 
     def fetch_job(self, job: Job) -> Job | None:
         with self._count("fetch_job"):
@@ -136,9 +140,13 @@ class MeteredForge:
         with self._count("fetch_run"):
             return self._inner.fetch_run(job)
 
-    def open_jobs(self, repository: str, installation: str = "") -> Sequence[Job]:
+    def open_jobs(self, place: str, installation: str = "") -> Sequence[Job]:
         with self._count("open_jobs"):
-            return self._inner.open_jobs(repository, installation)
+            return self._inner.open_jobs(place, installation)
+
+    def repositories(self, owner: str, installation: str = "") -> Sequence[str]:
+        with self._count("repositories"):
+            return self._inner.repositories(owner, installation)
 
     def missed(self, since: datetime) -> Sequence[Missed]:
         with self._count("missed"):

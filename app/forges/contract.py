@@ -48,12 +48,22 @@ class RunnerOrder:
     name: str  # fresh for every try: `[a-z0-9-]`, at most 63 characters
     scope: Scope
     labels: tuple[str, ...]  # exactly the job's labels
+    job: str = ""  # the key of the one job that it is for, where the forge pins a runner to its job
     group: str = ""  # runner group by name; empty: the default group
     installation: str = ""
-    command: tuple[str, ...] = ()  # the pool's own command instead of the usual one
+    command: tuple[str, ...] = ()  # the pool's own command instead of the usual one: a template, see app.forges.command
     idle_limit: timedelta = timedelta(minutes=5)
     description: str = ""
     max_duration: timedelta | None = None  # GitLab ends a job that takes longer
+
+
+@dataclass(frozen=True, slots=True)
+class Least:
+    """The oldest runner that the forge still works with; the node asks the program before it starts it."""
+
+    command: tuple[str, ...]  # prints the version of the program that the credential's command starts
+    version: str  # "2.329.0": dotted numbers
+    why: str  # one sentence: who needs it, and what to do
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +72,11 @@ class Credential:
 
     command: tuple[str, ...]  # argv; holds no secret
     environment: Mapping[str, Secret] = field(default_factory=dict[str, Secret])
-    files: Mapping[str, Secret] = field(default_factory=dict[str, Secret])  # relative name -> content, mode 0600
+    files: Mapping[str, Secret] = field(default_factory=dict[str, Secret])
+    """Relative name -> content, mode 0600. `{hook}` in a content is the path of the job-started hook, filled in on the node."""
     ready: str = ""  # a piece of the runner's output that says "online"; empty: online once started
+    begun: str = ""  # a piece of its output that says "a job has begun", of a runner that calls no job-started hook
+    least: Least | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,18 +159,24 @@ class Forge(Protocol):
     """One forge account, which may spread its calls over several credentials.
 
     Calls rank credential > removal > look > poll; each is made only while its rank's share of the quota lasts.
-    Every method but `parse` and `pace` may block on the network, with explicit timeouts."""
+    Every method but `parse`, `unfit` and `pace` may block on the network, with explicit timeouts."""
 
     name: str  # also the last part of /hooks/{name}
-    kind: str  # "github" or "gitlab"
+    kind: str  # "github", "gitlab", "gitea", "forgejo", or a stranger's
     always_2xx: bool  # once authentic, never answer 4xx (GitLab switches such hooks off)
-
-    single_use: bool  # the forge itself takes a runner off after its one job (GitHub does; the forge sweep finds what stays)
+    single_use: bool  # the forge itself takes a runner off after its one job (the forge sweep finds what stays)
+    pinned: bool  # a runner takes the one job that it was registered for, and no other (Forgejo)
+    wide: bool  # `open_jobs` also takes an owner: one listing for all of its repositories (Gitea, Forgejo)
+    reruns_in_place: bool  # a job that is run again keeps its key, and is queued once more (Gitea)
 
     def parse(self, headers: Mapping[str, str], body: bytes) -> Delivery:
         """Authenticate over the raw body, then parse. Pure. Headers are lower case.
 
         Raises BadSignature, BadDelivery."""
+        ...
+
+    def unfit(self, labels: Sequence[str]) -> str:
+        """Why no runner of this forge can have these labels, for the author of the workflow; empty: one can. Pure."""
         ...
 
     def fetch_job(self, job: Job) -> Job | None:
@@ -170,11 +189,19 @@ class Forge(Protocol):
         One call, two for a merge request of GitLab's."""
         ...
 
-    def open_jobs(self, repository: str, installation: str = "") -> Sequence[Job]:
-        """Every job of the repository that is queued or runs, with its labels; the whole listing or an error. A poll.
+    def open_jobs(self, place: str, installation: str = "") -> Sequence[Job]:
+        """Every job of the place that is queued or runs, with its labels; the whole listing or an error. A poll.
 
+        A place is a repository; where the forge is `wide`, also an owner, which stands for all of its repositories.
         Jobs that wait for an approval come too; of GitLab's, those that wait for an earlier stage or a person do not.
-        An unchanged listing costs no quota where the forge honours conditional requests (GitHub does)."""
+        Forgejo lists no job that runs: whoever wants to know asks `fetch_job`. An unchanged listing costs no quota
+        where the forge honours conditional requests (GitHub does)."""
+        ...
+
+    def repositories(self, owner: str, installation: str = "") -> Sequence[str]:
+        """Full paths of every repository of this owner, with those of its subgroups; the whole listing or an error. A poll.
+
+        For a forge that is not `wide`: where rules name repositories by a glob, these are what is listed one by one."""
         ...
 
     def missed(self, since: datetime) -> Sequence[Missed]:
@@ -192,7 +219,9 @@ class Forge(Protocol):
         ...
 
     def mint_runner(self, order: RunnerOrder) -> Minted:
-        """Register one single-job runner. Raises NameTaken, ForgeRefused, ForgeDown."""
+        """Register one single-job runner; `order.job` says for which job where the forge is `pinned`.
+
+        Raises NameTaken, ForgeRefused (also where server or template cannot do it: the sentence says why), ForgeDown."""
         ...
 
     def runner(self, scope: Scope, runner_id: str, installation: str = "") -> RunnerView | None:

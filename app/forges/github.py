@@ -57,6 +57,9 @@ class GitHubForge:
     kind = "github"
     always_2xx = False
     single_use = True
+    pinned = False
+    wide = False
+    reruns_in_place = False
 
     def __init__(
         self,
@@ -127,6 +130,9 @@ class GitHubForge:
         if not fits:
             raise BadSignature
 
+    def unfit(self, labels: Sequence[str]) -> str:
+        return f"A GitHub runner takes at most {LABELS} labels." if len(labels) > LABELS else ""
+
     def fetch_job(self, job: Job) -> Job | None:
         """The job as GitHub has it now; None once it is gone, or no longer ours to see."""
         deed = f"show job {job.key}"
@@ -154,8 +160,8 @@ class GitHubForge:
         self._polls.watch(run.repository)
         return run
 
-    def open_jobs(self, repository: str, installation: str = "") -> Sequence[Job]:
-        return self._polls.open_jobs(repository, installation)
+    def open_jobs(self, place: str, installation: str = "") -> Sequence[Job]:
+        return self._polls.open_jobs(place, installation)
 
     def missed(self, since: datetime) -> Sequence[Missed]:
         return self._polls.missed(since)

@@ -67,6 +67,9 @@ class GitLabForge:
 
     kind = "gitlab"
     single_use = False
+    pinned = False
+    wide = False
+    reruns_in_place = False
     always_2xx = True  # four 4xx answers in a row and GitLab switches the hook off
 
     def __init__(
@@ -111,6 +114,11 @@ class GitLabForge:
             return Delivery(self.name, guid, DeliveryKind.IGNORED, "Job Hook", status, note=note)
         return Delivery(self.name, guid, DeliveryKind.JOB, "Job Hook", status, job)
 
+    def unfit(self, labels: Sequence[str]) -> str:
+        if not 1 <= len(labels) <= TAGS or any("," in label for label in labels):
+            return f"A GitLab runner takes 1 to {TAGS} tags, and none with a comma."
+        return ""
+
     def fetch_job(self, job: Job) -> Job | None:
         """The job as GitLab has it now, with its tags; None once it is gone, or no longer ours to see."""
         deed = f"show job {job.key}"
@@ -124,8 +132,8 @@ class GitLabForge:
     def fetch_run(self, job: Job) -> Run | None:
         return self._polls.fetch_run(job)
 
-    def open_jobs(self, repository: str, installation: str = "") -> Sequence[Job]:
-        return self._polls.open_jobs(repository)
+    def open_jobs(self, place: str, installation: str = "") -> Sequence[Job]:
+        return self._polls.open_jobs(place)
 
     def missed(self, since: datetime) -> Sequence[Missed]:
         return self._polls.missed(since)

@@ -220,7 +220,8 @@ class Nodes:
             return Reply({"wait": 0.5}, 202)
         self.parts.bell.ring()
         opened = json.loads(self.parts.vault.open(taken.sealed, credential_context(caller.lease.id)))
-        return Reply({name: opened[name] for name in ("command", "environment", "files", "ready")})
+        told = ("command", "environment", "files", "ready", "begun", "least")
+        return Reply({name: opened[name] for name in told if name in opened})  # one sealed by an older version has fewer
 
     async def image(self, request: Request) -> Reply:
         """May the job start a container from this image? The same rule as for the pool's own, and only by digest."""

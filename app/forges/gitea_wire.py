@@ -1,0 +1,245 @@
+"""HTTP requests to Gitea or Forgejo, which share their API's manners, and the answers as plain values.
+
+Both page by `page` and `limit` and tell the whole number in `X-Total-Count`; neither sends an ETag or a rate limit of its own,
+but a proxy in front may do both, so they are honoured. Redirects are not followed: `requests` would carry the token along.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import TypeVar, cast
+from urllib.parse import urlsplit
+
+import requests
+from requests.auth import AuthBase
+
+from app.forges.answers import Answer, OnRate, failure, remaining, silence, unreadable
+from app.forges.budget import Budget, Rank
+from app.forges.contract import ForgeDown, ForgeRefused, Pace
+from app.forges.payload import Table, Unreadable, quoted, table
+from app.forges.remembered import Remembered
+from providers.contract import Secret
+
+PAGE = 50  # the greatest `limit` that both take unless their admin allows more (MAX_RESPONSE_ITEMS)
+PAGES = 400
+LARGEST = 32 << 20  # bytes of one answer
+VERSION_KEPT = timedelta(hours=1)
+
+T = TypeVar("T")
+Query = Mapping[str, str | int]
+
+
+class GiteaWire:
+    """Requests to one instance. Safe to share between threads."""
+
+    def __init__(
+        self,
+        forge: str,
+        title: str,
+        url: str,
+        token: Secret,
+        timeout: timedelta,
+        now: Callable[[], datetime],
+        on_rate: OnRate | None,
+    ) -> None:
+        """`title` is what people call the forge: "Gitea". Raises ValueError for an address or a token that cannot be one."""
+        parts = urlsplit(url)
+        if parts.scheme not in ("https", "http") or not parts.hostname:
+            raise ValueError(f"{title}'s url is not a web address.")
+        if parts.username or parts.password:
+            raise ValueError(f"{title}'s url must not carry a user or a password.")
+        if not token.reveal().strip():
+            raise ValueError(f"{title}'s token is blank.")
+        self.forge, self.title, self.url, self.now = forge, title, url.rstrip("/"), now
+        self._token, self._timeout, self._on_rate = token, timeout.total_seconds(), on_rate
+        self._budget, self._local, self._pages = Budget(forge), threading.local(), Remembered()
+        self._lock = threading.Lock()
+        self._version: tuple[datetime, tuple[int, ...]] | None = None
+
+    def pace(self) -> Pace:
+        return self._budget.pace(self.now())
+
+    def send(
+        self,
+        rank: Rank,
+        verb: str,
+        path: str,
+        deed: str,
+        *,
+        query: Query | None = None,
+        body: Mapping[str, object] | None = None,
+        etag: str = "",
+    ) -> Answer:
+        """Ask once, at `/api/v1` + path, if the budget has room.
+
+        Whatever the forge answers comes back, refusals too; no answer is ForgeDown, not asked is HeldBack."""
+        headers = {"Authorization": f"token {self._token.reveal()}", **({"If-None-Match": etag} if etag else {})}
+        return self._ask(rank, verb, f"{self.url}/api/v1{path}", deed, query, body, headers)
+
+    def call(self, rank: Rank, method: str, deed: str, body: Mapping[str, object]) -> Answer:
+        """One call of the runners' own service, by the Connect protocol in JSON, without our token."""
+        address = f"{self.url}/api/actions/runner.v1.RunnerService/{method}"
+        return self._ask(rank, "POST", address, deed, None, body, {"Connect-Protocol-Version": "1"})
+
+    def read(self, answer: Answer, wanted: tuple[int, ...], deed: str, reading: Callable[[Table], T]) -> T:
+        """The content of a success that is an object. Raises what any other answer means."""
+        return self.content(answer, wanted, deed, lambda body: reading(table(body, "the answer")))
+
+    def content(self, answer: Answer, wanted: tuple[int, ...], deed: str, reading: Callable[[object], T]) -> T:
+        """The content of a success. Raises what any other answer means."""
+        if answer.status not in wanted:
+            raise failure(self.forge, deed, answer, self.now())
+        try:
+            return reading(answer.body)
+        except Unreadable as error:
+            raise unreadable(self.forge, deed, error) from None
+
+    def listing(
+        self, rank: Rank, path: str, deed: str, reading: Callable[[object], list[T]], query: Query | None = None
+    ) -> list[T] | None:
+        """Every page of a listing, or an error: half a listing is none. `reading` takes one page's body. None: 404.
+
+        An unchanged page is not sent again where somebody on the way gives ETags."""
+        found: list[T] = []
+        for page in range(1, PAGES + 1):
+            asked: Query = {**(query or {}), "limit": PAGE, "page": page}
+            question = (path, tuple(sorted(asked.items())))
+            etag, known = self._pages.find(question)
+            answer = self.send(rank, "GET", path, deed, query=asked, etag=etag)
+            if answer.status == 404:
+                return None
+            if answer.status == 304 and etag:
+                more, total = cast("tuple[list[T], int | None]", known)
+            else:
+                more = self.content(answer, (200,), deed, reading)
+                total = _total(answer)
+                self._pages.keep(question, answer.headers.get("etag", ""), (more, total))
+            found += more
+            if not more or (len(found) >= total if total is not None else len(more) < PAGE):
+                if total is not None and len(found) < total:
+                    raise ForgeDown(f"{self.forge} gave {len(found)} of {total} entries when asked to {deed}")
+                return found
+        raise ForgeDown(f"{self.forge} gave more than {PAGES} pages when asked to {deed}")
+
+    def version(self) -> tuple[int, ...]:
+        """The server's version as numbers, (1, 24, 2); empty where it tells none. Kept for an hour."""
+        now = self.now()
+        with self._lock:
+            known = self._version
+        if known is None or not timedelta(0) <= now - known[0] < VERSION_KEPT:
+            deed = "tell its version"
+            answer = self.send(Rank.LOOK, "GET", "/version", deed)
+            told = self.read(answer, (200,), deed, lambda body: str(body.get("version", "")))
+            known = (now, numbers(told))
+            with self._lock:
+                self._version = known
+        return known[1]
+
+    def _ask(
+        self,
+        rank: Rank,
+        verb: str,
+        address: str,
+        deed: str,
+        query: Query | None,
+        body: Mapping[str, object] | None,
+        headers: Mapping[str, str],
+    ) -> Answer:
+        self._budget.take(rank, self.now())
+        try:
+            answer = self._request(verb, address, deed, query, body, headers)
+        except BaseException:
+            self._budget.settle(None, self.now())
+            raise
+        self._budget.settle(answer, self.now())
+        if answer.status < 300 and answer.broken:
+            raise unreadable(self.forge, deed, "not JSON")
+        return answer
+
+    def _request(
+        self,
+        verb: str,
+        address: str,
+        deed: str,
+        query: Query | None,
+        body: Mapping[str, object] | None,
+        headers: Mapping[str, str],
+    ) -> Answer:
+        try:
+            response = self._session().request(
+                verb,
+                address,
+                params=dict(query or {}),
+                json=None if body is None else dict(body),
+                headers={"Accept": "application/json"},
+                auth=_Signed(headers),
+                timeout=self._timeout,
+                allow_redirects=False,
+                stream=True,
+            )
+            with response:
+                raw = _whole(response)
+        except requests.exceptions.InvalidHeader:
+            raise ForgeRefused(f"The token for {self.title} holds characters that no header can carry.") from None
+        except (requests.RequestException, OSError, ValueError, ArithmeticError) as error:
+            raise silence(self.forge, deed, error) from None
+        if raw is None:
+            raise unreadable(self.forge, deed, "more than anybody needs")
+        told = {name.lower(): value for name, value in response.headers.items()}
+        left = remaining(told)
+        if left is not None and self._on_rate:
+            self._on_rate(self.forge, left)
+        content, broken = None, False
+        try:
+            content = json.loads(raw) if raw.strip() else None
+        except (ValueError, RecursionError):
+            broken = True
+        return Answer(response.status_code, told, content, _message(content), broken)
+
+    def _session(self) -> requests.Session:
+        found: requests.Session | None = getattr(self._local, "session", None)
+        if found is None:
+            found = self._local.session = requests.Session()
+            found.headers["User-Agent"] = "sublet"
+        return found
+
+
+class _Signed(AuthBase):
+    """Our own headers, set last: a .netrc on this machine would otherwise sign in our stead."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._headers = headers
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers.update(self._headers)
+        return request
+
+
+def _whole(response: requests.Response) -> bytes | None:
+    """The body, if it is not larger than any that we ask for. Raises requests' errors."""
+    raw = bytearray()
+    for piece in response.iter_content(1 << 16):
+        raw += piece
+        if len(raw) > LARGEST:
+            return None
+    return bytes(raw)
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """The dotted numbers that a version begins with: "v1.24.2+dev-89" gives (1, 24, 2)."""
+    head = text.strip().removeprefix("v").split("+")[0].split("-")[0]
+    return tuple(int(part) for part in head.split(".")) if re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,5})*", head) else ()
+
+
+def _total(answer: Answer) -> int | None:
+    told = answer.headers.get("x-total-count", "")
+    return int(told) if told.isascii() and told.isdigit() and len(told) < 10 else None
+
+
+def _message(content: object) -> str:
+    """The forge's own words for an error."""
+    return quoted(cast("Table", content).get("message")) if isinstance(content, dict) else ""
