@@ -140,6 +140,23 @@ def gitlab() -> Description:
     )
 
 
+@cache
+def gitea() -> Description:
+    """Gitea's description leaves out that a listing of runners has pages (routers/api/v1/shared/runners.go: ListRunners)."""
+    return _kin("gitea")
+
+
+@cache
+def forgejo() -> Description:
+    return _kin("forgejo")
+
+
+def _kin(name: str) -> Description:
+    """Gitea and Forgejo describe themselves alike: Swagger 2.0, made by the same tool, which never says that null can come."""
+    path = DATA / name / f"openapi-{name}-actions-runners-subset.json"
+    return Description(path, lenient=True, queries={"/actions/runners": frozenset({"page", "limit"})})
+
+
 def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(
         "".join("[^/]+" if part.startswith("{") else re.escape(part) for part in re.split(r"(\{[^}]+\})", template))
