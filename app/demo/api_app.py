@@ -55,10 +55,21 @@ def routes(office: Office) -> APIRouter:
         app_only(request)
         return JSONResponse(shapes.installation(book, book.accounts[office.repository(owner, repo).owner]))
 
+    def account_of(login: str) -> Account:
+        for account in book.accounts.values():
+            if account.login.lower() == login.lower():
+                return account
+        raise not_found()
+
     @router.get("/orgs/{org}/installation")
     async def organization_installation(request: Request, org: str) -> Response:
         app_only(request)
         return JSONResponse(shapes.installation(book, office.organization(org)))
+
+    @router.get("/users/{login}/installation")
+    async def person_installation(request: Request, login: str) -> Response:
+        app_only(request)
+        return JSONResponse(shapes.installation(book, account_of(login)))
 
     @router.get("/installation/repositories")
     async def repositories(request: Request) -> Response:

@@ -6,10 +6,12 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 
 from app.demo import owners, shapes
-from app.demo.nouns import Job, Run
+from app.demo.nouns import Job, Repository, Run
 from app.demo.office import API, Office, body, paged
 from app.demo.owners import api
 from app.demo.work import not_found
+
+PERSON = "mona"  # whose the personal token is
 
 
 def routes(office: Office) -> APIRouter:
@@ -33,10 +35,36 @@ def routes(office: Office) -> APIRouter:
         account = office.organization(org)
         return JSONResponse(owners.organization(book, account) | {"type": "Organization", "html_url": f"{book.origin}/{org}"})
 
+    def listed(request: Request, found: list[Repository], path: str) -> Response:
+        """The oldest first, as whoever asks by `sort=created&direction=asc` wants it; that is the only order here."""
+        shown = [owners.repository(book, one.full_name) for one in sorted(found, key=lambda one: (one.created_at, one.id))]
+        return paged(request, None, shown, f"{api(book)}{path}")
+
+    def owned(login: str) -> list[Repository]:
+        return [one for one in book.repositories.values() if one.owner.lower() == login.lower()]
+
+    @router.get("/orgs/{org}/repos")
+    async def organization_repositories(request: Request, org: str) -> Response:
+        """Private ones too: the personal token belongs to somebody who may see them. An App asks for its own elsewhere."""
+        office.caller(request).need_person()
+        return listed(request, owned(office.organization(org).login), f"/orgs/{org}/repos")
+
+    @router.get("/users/{login}/repos")
+    async def persons_repositories(request: Request, login: str) -> Response:
+        office.caller(request).need_person()
+        if login.lower() not in (name.lower() for name in book.accounts):
+            raise not_found()
+        return listed(request, [one for one in owned(login) if not one.private], f"/users/{login}/repos")
+
+    @router.get("/user/repos")
+    async def own_repositories(request: Request) -> Response:
+        office.caller(request).need_person()
+        return listed(request, owned(PERSON), "/user/repos")
+
     @router.get("/user")
     async def user(request: Request) -> Response:
         office.caller(request).need_person()
-        return JSONResponse(owners.user(book, "mona"))
+        return JSONResponse(owners.user(book, PERSON))
 
     @router.get("/repos/{owner}/{repo}/tarball/{sha}")
     async def tarball(request: Request, sha: str) -> Response:

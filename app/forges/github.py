@@ -35,15 +35,17 @@ from app.forges.contract import (
 )
 from app.forges.github_auth import AppKey, GitHubAuth, Purpose
 from app.forges.github_calls import Call, GitHubCalls
+from app.forges.github_command import command_for, least_of, refuse_old_server
 from app.forges.github_payload import ACTIONS, home, job_of_answer, job_of_event, run_of_answer, runner_of_answer
 from app.forges.github_polls import GitHubPolls
+from app.forges.github_repositories import repositories
 from app.forges.github_wire import GitHubWire
 from app.forges.payload import LABELS, Table, Unreadable, identity, is_identity, load, part, truth, words
 from providers.contract import Secret
 
-COMMAND = ("./run.sh",)
 CONFIG = "ACTIONS_RUNNER_INPUT_JITCONFIG"  # read by the runner's CommandSettings.cs in place of --jitconfig
 READY = "Listening for Jobs"
+SERVER = "x-github-enterprise-version"  # a header of every answer of a GitHub Enterprise Server
 DEFAULT_GROUP = 1  # of every repository; an organisation's and an enterprise's is looked up
 
 _SIGNATURE = re.compile(rb"sha256=[0-9a-f]{64}")
@@ -64,8 +66,8 @@ class GitHubForge:
     def __init__(
         self,
         *,
-        webhook_secret: Secret,
         now: Callable[[], datetime],
+        webhook_secret: Secret | None = None,
         webhook_secret_previous: Secret | None = None,
         api_url: str = "https://api.github.com",
         app_id: str = "",
@@ -79,8 +81,9 @@ class GitHubForge:
     ) -> None:
         """The App of `app_id` has the webhook; calls are spread over it and `more_apps`. `hook_url` is where deliveries come.
 
+        Without a webhook secret no delivery is taken: GitHub is polled only.
         Raises ValueError for a blank webhook secret, or where neither App nor token is given."""
-        secrets = [webhook_secret] + ([] if webhook_secret_previous is None else [webhook_secret_previous])
+        secrets = [secret for secret in (webhook_secret, webhook_secret_previous) if secret is not None]
         if not all(secret.reveal().strip() for secret in secrets):
             raise ValueError("GitHub's webhook secret is blank: anybody could sign deliveries with it.")
         self.name = name
@@ -120,6 +123,8 @@ class GitHubForge:
 
     def _authenticate(self, signature: str, body: bytes) -> None:
         """HMAC-SHA256 over the raw body, by the current secret or the one before it, in constant time."""
+        if not self._secrets:
+            raise BadSignature("No webhook is taken here: GitHub is polled.")
         given = signature.encode("utf-8", "replace")
         if not _SIGNATURE.fullmatch(given):
             raise BadSignature("The delivery carries no X-Hub-Signature-256.")
@@ -163,6 +168,10 @@ class GitHubForge:
     def open_jobs(self, place: str, installation: str = "") -> Sequence[Job]:
         return self._polls.open_jobs(place, installation)
 
+    def repositories(self, owner: str, installation: str = "") -> Sequence[str]:
+        """Those that our App is installed on; by a personal token those that it is shown. Archived ones are left out."""
+        return repositories(self._calls, owner, installation)
+
     def missed(self, since: datetime) -> Sequence[Missed]:
         return self._polls.missed(since)
 
@@ -181,6 +190,7 @@ class GitHubForge:
         if not 1 <= len(order.labels) <= LABELS:
             raise ForgeRefused(f"A GitHub runner takes 1 to {LABELS} labels, not {len(order.labels)}.")
         deed = f"register runner {order.name} for {order.scope}"
+        command = command_for(order, self._wire.url)
         wanted: dict[str, object] = {
             "name": order.name,
             "runner_group_id": self._group(order),
@@ -195,7 +205,14 @@ class GitHubForge:
         if answer.status in (404, 422):
             with self._lock:  # the group may have been replaced by another of its name
                 self._groups.pop((order.scope, order.group), None)
-        return self._calls.read(answer, 201, deed, lambda body: _minted(order, body))
+        return self._calls.read(answer, 201, deed, lambda body: self._minted(command, body))
+
+    def _minted(self, command: tuple[str, ...], body: Table) -> Minted:
+        key, config = identity(part(body, "runner"), "id"), body.get("encoded_jit_config")
+        if not key or not isinstance(config, str) or not config:
+            raise Unreadable("it holds no runner or no config")
+        least = least_of(command, self._wire.url)
+        return Minted(key, Credential(command, {CONFIG: Secret(config)}, ready=READY, least=least))
 
     def runner(self, scope: Scope, runner_id: str, installation: str = "") -> RunnerView | None:
         deed = f"show runner {runner_id}"
@@ -226,15 +243,19 @@ class GitHubForge:
         return None
 
     def check(self) -> str:
-        """Signs in as the App, and with the personal token where there is one. Raises ForgeRefused, ForgeDown."""
+        """Signs in as the App, and with the personal token where there is one; is the server new enough?
+
+        Raises ForgeRefused, ForgeDown."""
         told: list[str] = []
         for app in self._auth.apps:
             answer = self._wire.send(app.signed(), Rank.LOOK, "GET", "/app", "sign the App in")
+            refuse_old_server(answer.headers.get(SERVER, ""))
             heard = app is self._auth.apps[0]
             told.append(self._calls.read(answer, 200, "sign the App in", lambda body, heard=heard: _standing(body, heard)))
         personal = self._auth.personal
         if personal:
             answer = self._wire.send(personal.signed(), Rank.LOOK, "GET", "/rate_limit", "take the personal token")
+            refuse_old_server(answer.headers.get(SERVER, ""))
             if answer.status not in (200, 404):  # 404: a GitHub Enterprise Server without rate limits
                 raise failure(self.name, "take the personal token", answer, self._wire.now())
             left = answer.headers.get("x-ratelimit-remaining", "")
@@ -281,13 +302,6 @@ def _named_group(row: Table) -> tuple[int, str, bool]:
     if not key:
         raise Unreadable("a runner group without id")
     return int(key), words(row, "name", 200), truth(row, "default") is True
-
-
-def _minted(order: RunnerOrder, body: Table) -> Minted:
-    key, config = identity(part(body, "runner"), "id"), body.get("encoded_jit_config")
-    if not key or not isinstance(config, str) or not config:
-        raise Unreadable("it holds no runner or no config")
-    return Minted(key, Credential(order.command or COMMAND, {CONFIG: Secret(config)}, ready=READY))
 
 
 def _standing(body: Table, receives: bool) -> str:

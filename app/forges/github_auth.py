@@ -179,12 +179,12 @@ class GitHubApp:
         deed = f"give a token for {key.scope.path}"
         with self._lock:
             known = key.installation or self._installations.get(key.scope, "")
-        tried = known or self._find(key.scope, rank)
+        tried = known or self._find(key, rank)
         answer = self._ask_token(key, tried, deed, rank)
         if answer.status in (404, 422) and known:
             with self._lock:
                 self._installations.pop(key.scope, None)
-            found = self._find(key.scope, rank)
+            found = self._find(key, rank)
             if found != tried:
                 tried = found
                 answer = self._ask_token(key, tried, deed, rank)
@@ -208,11 +208,16 @@ class GitHubApp:
         path = f"/app/installations/{installation}/access_tokens"
         return self._wire.send(self.signed(), rank, "POST", path, deed, body=body)
 
-    def _find(self, scope: Scope, rank: Rank) -> str:
-        """The id of the App's installation that covers the scope. Raises ForgeRefused, ForgeDown."""
+    def _find(self, key: _Key, rank: Rank) -> str:
+        """The id of the App's installation that covers the scope. Raises ForgeRefused, ForgeDown.
+
+        Whose jobs are asked for may be a person: runners of a person there are none, repositories there are."""
+        scope = key.scope
         deed = f"find the App's installation for {scope.path}"
         kind = "orgs" if scope.kind is ScopeKind.ORGANIZATION else "repos"
         answer = self._wire.send(self.signed(), rank, "GET", f"/{kind}/{scope.path}/installation", deed)
+        if answer.status == 404 and kind == "orgs" and key.purpose is Purpose.JOBS:
+            answer = self._wire.send(self.signed(), rank, "GET", f"/users/{scope.path}/installation", deed)
         if answer.status == 404:
             raise ForgeRefused(f"The GitHub App is not installed on {scope.path}.")
         if answer.status != 200:

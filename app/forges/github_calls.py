@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -15,10 +13,10 @@ from app.forges.contract import ForgeDown, ForgeError, ForgeRefused, HeldBack
 from app.forges.github_auth import GitHubAuth, Identity, Purpose
 from app.forges.github_wire import GitHubWire
 from app.forges.payload import Table, Unreadable, number, rows, table
+from app.forges.remembered import Remembered
 
 PAGE = 100
 PAGES = 200  # a group holds at most 10,000 runners; more pages than this is a listing that never ends
-REMEMBERED = 4000  # pages whose ETag is kept
 
 T = TypeVar("T")
 
@@ -39,8 +37,7 @@ class GitHubCalls:
 
     def __init__(self, wire: GitHubWire, auth: GitHubAuth) -> None:
         self.wire, self.auth = wire, auth
-        self._lock = threading.Lock()
-        self._pages: OrderedDict[tuple[str, str], tuple[str, object]] = OrderedDict()
+        self._pages = Remembered()
 
     def ask(
         self,
@@ -55,41 +52,40 @@ class GitHubCalls:
         """The answer of the first credential that may ask: one that is refused by its budget or throttled did nothing."""
         return self._ask(call, verb, path, query, body, creates, lambda _: "")[0]
 
-    def page(self, call: Call, path: str, query: Mapping[str, str | int], reading: Callable[[Table], T]) -> T:
+    def page(
+        self,
+        call: Call,
+        path: str,
+        query: Mapping[str, str | int],
+        reading: Callable[[Answer], T],
+        wanted: tuple[int, ...] = (200,),
+    ) -> T:
         """One page of a poll. What an unchanged page told before is remembered, so that asking again costs no quota."""
-        where = f"{path}?{sorted(query.items())}"
-
         held: dict[str, tuple[str, object]] = {}
 
+        def question(name: str) -> Hashable:
+            return name, call.scope, path, tuple(sorted(query.items()))  # one address may show each installation its own
+
         def etag(name: str) -> str:
-            with self._lock:
-                held[name] = self._pages.get((name, where), ("", None))
+            held[name] = self._pages.find(question(name))
             return held[name][0]
 
         answer, name = self._ask(call, "GET", path, query, None, False, etag)
-        key = (name, where)
         if answer.status == 304 and held[name][0]:
-            with self._lock:
-                if key in self._pages:
-                    self._pages.move_to_end(key)
             return cast(T, held[name][1])
-        found = self.read(answer, 200, call.deed, reading)
-        told = answer.headers.get("etag", "")
-        with self._lock:
-            if told and len(told) <= 200:
-                self._pages[key] = (told, found)
-                while len(self._pages) > REMEMBERED:
-                    self._pages.popitem(last=False)
-            else:
-                self._pages.pop(key, None)
+        found = self._content(answer, wanted, call.deed, reading)
+        self._pages.keep(question(name), answer.headers.get("etag", ""), found)
         return found
 
     def read(self, answer: Answer, wanted: int, deed: str, reading: Callable[[Table], T]) -> T:
-        """The content of a success. Raises what any other answer means."""
-        if answer.status != wanted:
+        """The content of a success that is an object. Raises what any other answer means."""
+        return self._content(answer, (wanted,), deed, lambda answer: reading(table(answer.body, "the answer")))
+
+    def _content(self, answer: Answer, wanted: tuple[int, ...], deed: str, reading: Callable[[Answer], T]) -> T:
+        if answer.status not in wanted:
             raise failure(self.wire.forge, deed, answer, self.wire.now())
         try:
-            return reading(table(answer.body, "the answer"))
+            return reading(answer)
         except Unreadable as error:
             raise unreadable(self.wire.forge, deed, error) from None
 
@@ -185,6 +181,11 @@ def _kinder(one: ForgeError | None, other: ForgeError) -> ForgeError:
     if isinstance(one, ForgeDown) and isinstance(other, ForgeDown) and other.wait < one.wait:
         return other
     return one
+
+
+def counted(answer: Answer, key: str, reading: Callable[[Table], T]) -> tuple[int, list[T]]:
+    """How many there are in all, and those of this page. Raises Unreadable."""
+    return page_of(table(answer.body, "the answer"), key, reading)
 
 
 def page_of(body: Table, key: str, reading: Callable[[Table], T]) -> tuple[int, list[T]]:

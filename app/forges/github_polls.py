@@ -19,7 +19,7 @@ from app.forges.answers import UNTOLD_WAIT, Answer, failure, unreadable
 from app.forges.budget import Rank
 from app.forges.contract import ForgeDown, ForgeError, ForgeRefused, HeldBack, Missed
 from app.forges.github_auth import Purpose
-from app.forges.github_calls import PAGE, Call, GitHubCalls, page_of
+from app.forges.github_calls import PAGE, Call, GitHubCalls, counted
 from app.forges.github_payload import REPOSITORY, home, job_of_listing
 from app.forges.payload import Table, Unreadable, identity, moment, part, rows, same_address, whole, word, words
 
@@ -87,8 +87,8 @@ class GitHubPolls:
     def _runs(self, call: Call, place: str, status: str) -> list[Job]:
         """The runs of one status, each as what its jobs have in common."""
 
-        def reading(body: Table) -> tuple[int, list[Job]]:
-            return page_of(body, "workflow_runs", lambda row: _run(self._forge, call, row))
+        def reading(answer: Answer) -> tuple[int, list[Job]]:
+            return counted(answer, "workflow_runs", lambda row: _run(self._forge, call, row))
 
         found: dict[str, Job] = {}
         for page in range(1, RUN_PAGES + 1):
@@ -106,8 +106,8 @@ class GitHubPolls:
         raise ForgeDown(f"The {status} runs of {call.scope.path} changed while {self._forge} listed them")
 
     def _jobs(self, call: Call, path: str, run: Job) -> list[Job]:
-        def reading(body: Table) -> tuple[int, list[Job]]:
-            return page_of(body, "jobs", lambda row: job_of_listing(run, row))
+        def reading(answer: Answer) -> tuple[int, list[Job]]:
+            return counted(answer, "jobs", lambda row: job_of_listing(run, row))
 
         found: dict[str, Job] = {}
         for page in range(1, JOB_PAGES + 1):

@@ -46,9 +46,22 @@ def api_address(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{parts.path}/api/v3"
 
 
+def web_address(api_url: str) -> str:
+    """The web address of the GitHub whose REST API this is."""
+    parts = urlsplit(api_url.rstrip("/"))
+    if runs_itself(parts.hostname or ""):
+        return f"https://{(parts.hostname or '').removeprefix('api.')}"
+    return f"{parts.scheme}://{parts.netloc}{parts.path.removesuffix('/api/v3')}"
+
+
+def runs_itself(host: str) -> bool:
+    """Whether GitHub runs this host: github.com or a tenant of GHE.com, and no GitHub Enterprise Server."""
+    return host == "api.github.com" or host.endswith(".ghe.com")
+
+
 def minute_limits(host: str) -> MinuteLimits:
     """GitHub's own hosts have limits that no header tells; a GitHub Enterprise Server has none unless its headers say so."""
-    return MINUTE_LIMITS if host == "api.github.com" or host.endswith(".ghe.com") else MinuteLimits()
+    return MINUTE_LIMITS if runs_itself(host) else MinuteLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +86,7 @@ class GitHubWire:
         self.forge = forge
         self.now = now
         self.minute_limits = minute_limits(parts.hostname)
-        self._url = api_url.rstrip("/")
+        self.url = api_url.rstrip("/")
         self._timeout = max(1, math.ceil(timeout.total_seconds()))  # PyGithub takes whole seconds
         self._on_rate = on_rate
         self._local = threading.local()
@@ -102,8 +115,8 @@ class GitHubWire:
         answer = self._ask(by, rank, verb, path, deed, query, body, extra, creates)
         where = answer.headers.get("location", "")
         if answer.status in _MOVED and where:
-            target = urlsplit(urljoin(self._url + path, where))
-            ours = urlsplit(self._url)
+            target = urlsplit(urljoin(self.url + path, where))
+            ours = urlsplit(self.url)
             if (target.scheme, target.netloc) == (ours.scheme, ours.netloc):
                 answer = self._ask(by, rank, verb, target.geturl(), deed, None, body, extra, creates)
         return answer
@@ -171,7 +184,7 @@ class GitHubWire:
         found: Requester | None = getattr(self._local, "requester", None)
         if found is None:
             client = github.Github(
-                base_url=self._url,
+                base_url=self.url,
                 timeout=self._timeout,
                 user_agent="sublet",
                 retry=None,

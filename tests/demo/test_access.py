@@ -116,3 +116,23 @@ def test_secrets_are_files_for_their_owner_alone_and_stay_the_same(tmp_path: Pat
         assert stat.S_IMODE((tmp_path / "demo" / name).stat().st_mode) == 0o600
     for secret in (made.token, made.webhook_secret, made.signing, made.app_pem):
         assert secret not in repr(made)
+
+
+async def test_who_is_told_of_which_repositories(caller: Caller, state: ForgeState) -> None:
+    """An organisation's go to its people, a person's private ones to that person alone; the App finds its installation on both."""
+    state.repository("acme/eval", NOON)
+    state.repository("mona/train", NOON, parent="acme/train")
+    state.repository("mona/notes", NOON, parent="acme/train", private=False)
+
+    async def names(path: str) -> list[str]:
+        return [one["full_name"] for one in (await caller.call("GET", path)).json()]
+
+    assert await names("/orgs/acme/repos") == ["acme/train", "acme/eval"]
+    assert await names("/users/mona/repos") == ["mona/notes"]
+    assert await names("/user/repos?affiliation=owner") == ["mona/train", "mona/notes"]
+    assert (await caller.call("GET", "/orgs/mona/repos")).status_code == 404
+    assert (await caller.call("GET", "/users/nobody/repos")).status_code == 404
+    assert (await caller.call("GET", "/orgs/acme/repos", token=await caller.installed())).status_code == 403
+    found = await caller.call("GET", "/users/mona/installation", token=caller.app_token())
+    assert found.json()["id"] == state.book.accounts["mona"].installation_id
+    assert (await caller.call("GET", "/users/nobody/installation", token=caller.app_token())).status_code == 404

@@ -55,6 +55,17 @@ def sample(action: str = "queued", **job: Any) -> dict[str, Any]:
     }
 
 
+def test_without_a_webhook_secret_nothing_is_authentic() -> None:
+    """GitHub is polled only; a blank secret is still a mistake."""
+    body = json.dumps(sample()).encode()
+    for headers in ({}, signed(body), signed(body, secret="")):
+        with pytest.raises(BadSignature, match=r"No webhook is taken here: GitHub is polled\."):
+            receiver(webhook_secret=None).parse(headers, body)
+    for blank in ("", " \n"):
+        with pytest.raises(ValueError, match="blank"):
+            receiver(webhook_secret=Secret(blank))
+
+
 def test_githubs_own_signature_vector() -> None:
     headers = {"x-github-event": "ping", "x-github-delivery": "g", "x-hub-signature-256": VECTOR}
     assert receiver().parse(headers, b"Hello, World!").kind is DeliveryKind.PING

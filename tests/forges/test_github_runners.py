@@ -57,12 +57,8 @@ def test_the_config_reaches_the_runner_by_its_environment_only(github: GitHubSid
     assert credential.command == ("./run.sh",)
     assert credential.environment["ACTIONS_RUNNER_INPUT_JITCONFIG"].reveal() == github.server.minted_configs[0]
     assert credential.ready == "Listening for Jobs"
+    assert not [word for word in credential.command if github.server.minted_configs[0] in word]
     assert github.server.minted_configs[0] not in repr(credential)
-
-
-def test_a_pools_own_command_replaces_the_usual_one(github: GitHubSide) -> None:
-    credential = github.forge().mint_runner(order(command=("/opt/runner/go", "--fast"))).credential
-    assert credential.command == ("/opt/runner/go", "--fast")
 
 
 def test_a_runner_group_is_found_by_name_once(github: GitHubSide) -> None:
