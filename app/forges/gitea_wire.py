@@ -1,6 +1,7 @@
 """HTTP requests to Gitea or Forgejo, which share their API's manners, and the answers as plain values.
 
-Both page by `page` and `limit` and tell the whole number in `X-Total-Count`; neither sends an ETag or a rate limit of its own,
+Both page by `page` and `limit` and tell the whole number in `X-Total-Count`, or only in the body (`total_count`: Gitea's
+jobs before 1.26, and its runners); neither sends an ETag or a rate limit of its own,
 but a proxy in front may do both, so they are honoured. Redirects are not followed: `requests` would carry the token along.
 """
 
@@ -26,11 +27,12 @@ from providers.contract import Secret
 
 PAGE = 50  # the greatest `limit` that both take unless their admin allows more (MAX_RESPONSE_ITEMS)
 PAGES = 400
+READINGS = 3  # of a listing of several pages that changes while it is read
 LARGEST = 32 << 20  # bytes of one answer
 VERSION_KEPT = timedelta(hours=1)
 
 T = TypeVar("T")
-Query = Mapping[str, str | int]
+Query = Mapping[str, str | int | tuple[str, ...]]  # several values: the name is given once for each
 
 
 class GiteaWire:
@@ -99,19 +101,44 @@ class GiteaWire:
             raise unreadable(self.forge, deed, error) from None
 
     def listing(
-        self, rank: Rank, path: str, deed: str, reading: Callable[[object], list[T]], query: Query | None = None
+        self,
+        rank: Rank,
+        path: str,
+        deed: str,
+        reading: Callable[[object], list[T]],
+        query: Query | None = None,
+        absent: tuple[int, ...] = (404,),
     ) -> list[T] | None:
-        """Every page of a listing, or an error: half a listing is none. `reading` takes one page's body. None: 404.
+        """Every page of a listing, or an error: half a listing is none. `reading` takes one page's body.
 
-        An unchanged page is not sent again where somebody on the way gives ETags."""
+        None: the forge answers with a status of `absent`.
+        An unchanged page is not sent again where somebody on the way gives ETags. What grows fewer between two pages is
+        read again from the first, because a row may have moved to a page that was read before."""
+        for _ in range(READINGS):
+            found, shrunk = self._pass(rank, path, deed, reading, query, absent)
+            if not shrunk:
+                return found
+        raise ForgeDown(f"What {self.forge} lists changed again and again when asked to {deed}")
+
+    def _pass(
+        self,
+        rank: Rank,
+        path: str,
+        deed: str,
+        reading: Callable[[object], list[T]],
+        query: Query | None,
+        absent: tuple[int, ...],
+    ) -> tuple[list[T] | None, bool]:
+        """One reading of every page, and whether the listing grew fewer meanwhile."""
         found: list[T] = []
+        totals: list[int] = []
         for page in range(1, PAGES + 1):
             asked: Query = {**(query or {}), "limit": PAGE, "page": page}
             question = (path, tuple(sorted(asked.items())))
             etag, known = self._pages.find(question)
             answer = self.send(rank, "GET", path, deed, query=asked, etag=etag)
-            if answer.status == 404:
-                return None
+            if answer.status in absent:
+                return None, False
             if answer.status == 304 and etag:
                 more, total = cast("tuple[list[T], int | None]", known)
             else:
@@ -119,10 +146,13 @@ class GiteaWire:
                 total = _total(answer)
                 self._pages.keep(question, answer.headers.get("etag", ""), (more, total))
             found += more
+            totals += [] if total is None else [total]
+            if totals and totals[-1] < totals[0]:
+                return found, True
             if not more or (len(found) >= total if total is not None else len(more) < PAGE):
                 if total is not None and len(found) < total:
                     raise ForgeDown(f"{self.forge} gave {len(found)} of {total} entries when asked to {deed}")
-                return found
+                return found, False
         raise ForgeDown(f"{self.forge} gave more than {PAGES} pages when asked to {deed}")
 
     def version(self) -> tuple[int, ...]:
@@ -236,8 +266,13 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def _total(answer: Answer) -> int | None:
+    """How many entries the whole listing has, if the forge says so."""
     told = answer.headers.get("x-total-count", "")
-    return int(told) if told.isascii() and told.isdigit() and len(told) < 10 else None
+    if told.isascii() and told.isdigit() and len(told) < 10:
+        return int(told)
+    body = answer.body
+    inside = cast("Table", body).get("total_count") if isinstance(body, dict) else None
+    return inside if isinstance(inside, int) and not isinstance(inside, bool) and inside >= 0 else None
 
 
 def _message(content: object) -> str:
