@@ -204,9 +204,15 @@ class FakeNode:
         self.done.append("job")
         return answer["allowed"], answer["lines"]
 
-    async def exit(self, code: int = 0) -> None:
+    async def begun(self) -> None:
+        """What the agent of a runner without a hook says when its output tells of a job."""
+        await self.event("job_started", seen="output")
+        self.done.append("job")
+
+    async def exit(self, code: int = 0, **more: str) -> None:
+        """`why`: of a runner that was not started, with code 126."""
         try:
-            await self.event("runner_exited", exit=code)
+            await self.event("runner_exited", exit=code, **more)
         except Refused as refused:
             if refused.status != 401:
                 raise

@@ -88,6 +88,16 @@ def test_python_settings_of_the_job_do_not_reach_the_hook(service: Service, mach
     assert lines[-1] == "0" and len(service.bodies("/node/job")) == 1
 
 
+def test_orders_for_a_shell_among_the_jobs_variables_let_nobody_in(service: Service, gate: Gate, tmp_path: Path) -> None:
+    """Gitea's runner gives its hook the variables of the workflow; so it must not be bash that reads them."""
+    service.script.allow = False
+    orders = tmp_path / "orders"
+    orders.write_text("exit 0\n")
+    evil = {"BASH_ENV": str(orders), "ENV": str(orders), "BASH_FUNC_exec%%": "() { builtin exit 0; }", "IFS": "e"}
+    ended = subprocess.run([gate.plain], env={**os.environ, **JOB, **evil}, capture_output=True, check=False, timeout=30)
+    assert ended.returncode == 1 and len(service.bodies("/node/job")) == 1
+
+
 @pytest.fixture
 def gate(service: Service, machine: Path) -> Generator[Gate]:
     said: list[str] = []
@@ -157,7 +167,9 @@ def test_the_hook_script_is_the_agents_own_and_fits_where_paths_are_long(service
     gate = Gate(deep / "hook", [sys.executable, "-I", str(pack(machine))], Wire(service.url), lambda text: None)
     gate.open({os.geteuid()})
     try:
-        assert (gate.script.stat().st_mode & 0o777, gate.script.stat().st_uid) == (0o755, os.geteuid())
+        for place in (gate.script, gate.plain):
+            assert (place.stat().st_mode & 0o777, place.stat().st_uid) == (0o755, os.geteuid())
+        assert gate.plain.suffix == "", "by its ending Gitea's runner chooses a shell"
         assert call(gate).returncode == 0
         place = Path(shlex.split(gate.script.read_text().splitlines()[-1])[-1])
         assert place.is_socket()
@@ -186,6 +198,38 @@ def test_who_wrote_a_pull_requests_code_is_read_from_its_event(tmp_path: Path) -
 def test_a_run_that_another_run_started_carries_on_its_origin(tmp_path: Path) -> None:
     told = hook.claim(event(tmp_path, {"workflow_run": {"head_repository": {"full_name": "mallory/train"}}}))
     assert told["head_repository"] == "mallory/train"
+
+
+@pytest.mark.parametrize(
+    ("run", "fork"),
+    [
+        ({"event": "push", "path": "train.yml@refs/heads/main"}, False),
+        ({"event": "schedule", "path": "train.yml@refs/heads/main"}, False),
+        ({"event": "pull_request", "path": "train.yml@refs/pull/3/head"}, True),
+        ({"event": "pull_request_sync", "path": "train.yml@refs/pull/3/head"}, True),
+        ({"event": "push", "path": "train.yml@refs/pull/3/head"}, True),
+        ({"event": "workflow_run", "path": "train.yml@refs/heads/main"}, True),
+        ({"event": "issue_comment"}, True),
+        ({"id": 7}, True),
+        ({"event": "push", "head_repository": None}, True),
+    ],
+)
+def test_giteas_runs_name_no_origin_so_it_is_told_by_what_set_them_going(
+    tmp_path: Path, run: dict[str, Any], fork: bool
+) -> None:
+    """GitHub's always name one, if only as null."""
+    assert hook.claim(event(tmp_path, {"action": "completed", "workflow_run": run}))["fork"] is fork
+
+
+def test_what_giteas_runner_gives_its_hook_is_read_as_githubs(tmp_path: Path) -> None:
+    """withGithubEnv of its act/runner/run_context.go: the same names; an attempt may be empty, and the event lies beside it."""
+    pull = {"action": "opened", "number": 3, "pull_request": {"head": {"repo_id": 9, "repo": {"full_name": "mallory/train"}}}}
+    gitea = {"GITHUB_RUN_ATTEMPT": "", "GITHUB_EVENT_NAME": "pull_request", "GITHUB_SERVER_URL": "https://gitea.example"}
+    told = hook.claim({**event(tmp_path, pull), **gitea, "GITHUB_API_URL": "https://gitea.example/api/v1", "GITEA_ENV": "/x"})
+    assert (told["repository"], told["run_id"], told["attempt"]) == ("acme/train", "30021", 1)
+    assert (told["event"], told["head_repository"], told["fork"]) == ("pull_request", "mallory/train", None)
+    comment = {"action": "created", "is_pull": False, "issue": {"number": 3}, "pull_request": None}
+    assert hook.claim(event(tmp_path, comment))["fork"] is False
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "null", '{"pull_request": 7}', "\x00", "[" * 100_000])

@@ -295,13 +295,16 @@ def test_lines_written_while_the_service_is_away_arrive_later_and_once(service: 
         ({"command": ["/bin/true"], "files": {"../escape": "x"}}, "a file outside the runner's folder"),
         ({"command": ["/bin/true"], "files": {"/etc/escape": "x"}}, "a file outside the runner's folder"),
         ({"command": ["/bin/true"], "environment": {"A": 1}}, "credential cannot be read"),
+        ({"command": ["/bin/true"], "least": {"command": ["x"], "version": "new", "why": ""}}, "credential cannot be read"),
+        ({"command": ["/none/" + "x" * 500]}, "/none/xxx"),
     ],
 )
 def test_a_runner_that_cannot_be_started_is_told(service: Service, machine: Path, credential: dict[str, Any], why: str) -> None:
     """As an exit, so that the lease goes its way without waiting for a deadline."""
     service.script.credential = {"environment": {}, "files": {}, "ready": "", **credential}
     with running(service.url, machine) as agent:
-        assert service.wait_for_event("runner_exited")["data"] == {"exit": 126}
+        told = service.wait_for_event("runner_exited")["data"]
+        assert told["exit"] == 126 and why in told["why"] and len(told["why"]) <= 300
         assert why in service.wait_for_line("the runner could not be started")
         service.script.stop = True
         agent.end()
@@ -312,10 +315,11 @@ def test_a_runner_that_cannot_be_started_shows_no_secret_either(service: Service
     secret = "jit-secret-0123456789"
     service.script.credential = {"command": [f"/none/{secret}"], "environment": {"A": secret}, "files": {}, "ready": ""}
     with running(service.url, machine) as agent:
-        service.wait_for_event("runner_exited")
+        told = service.wait_for_event("runner_exited")["data"]
         service.script.stop = True
         agent.end()
     assert "/none/*** could not be started" in agent.console
+    assert told["why"].startswith("/none/*** could not be started")
     assert secret not in agent.console + json.dumps(service.lines())
 
 

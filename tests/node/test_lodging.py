@@ -20,8 +20,9 @@ import psutil
 import pytest
 
 from app.demo.rootfs import gather
-from app.node.agent import keeper
+from app.node.agent import keeper, version
 from app.node.agent.contained import environment
+from app.node.agent.engine import Engine
 from app.node.agent.lodging import Lodging
 from app.node.agent.runner import read_work
 from app.node.agent.settings import Settings
@@ -209,8 +210,24 @@ def test_contained_the_runner_is_inside_the_image_and_has_no_engine(
     assert not list(left(machine))
 
 
+def test_contained_a_program_that_is_too_old_is_found_inside_the_image(
+    service: Service, machine: Path, docker_registry: RealRegistry
+) -> None:
+    """Not on the machine, where there may be another one."""
+    pushed = push(docker_registry, "lodging/old", "v1", Env=["PATH=/bin", "VERSION=v0.2.11"])
+    service.script.image = told(pushed)
+    asked = {"command": ["sh", "-c", 'echo "act_runner version $VERSION"'], "version": "0.2.12", "why": "Install a newer one."}
+    service.script.credential = shell("echo started", least=asked)
+    with machine_with_engine(service, machine) as agent:
+        why = "sh in this pool's image is version 0.2.11. Install a newer one."
+        assert service.wait_for_event("runner_exited")["data"] == {"exit": 126, "why": why}
+        service.script.stop = True
+        assert agent.end() == 0
+    assert service.lines("runner") == [] and not list(left(machine))
+
+
 JOB = r"""
-"$ACTIONS_RUNNER_HOOK_JOB_STARTED" || exit 9
+"$ACTIONS_RUNNER_HOOK_JOB_STARTED" && "$(cat settings/hook)" || exit 9
 exec python3 - <<'PY'
 import http.client, json, os, socket
 def ask(method, path, body=None):
@@ -261,14 +278,16 @@ def test_guarded_the_job_starts_containers_of_verified_images_and_of_no_others(
         f"{evil.repository}:v1": {**told(evil, key=KEY), **allowed, "signatures": told(other)["signatures"]},
     }
     names = {"OTHER": f"{other.repository}:v1", "EVIL": f"{evil.repository}:v1", "GITHUB_REPOSITORY": "acme/train"}
-    service.script.credential = {**shell(JOB), "environment": names}
+    least = {"command": ["python3", "--version"], "version": "3.8", "why": ""}
+    service.script.credential = shell(JOB, environment=names, files={"settings/hook": "{hook}"}, least=least)
     with machine_with_engine(service, machine) as agent:
         service.wait_for_event("runner_exited")
         service.script.stop = True
         assert agent.end(40) == 0
     lines = service.lines("runner")
     said = {line.partition(" ")[0]: line.partition(" ")[2] for line in lines}
-    assert "Lease calm-fox-01" in lines, lines  # the hook ran inside, and was answered
+    assert lines.count("Lease calm-fox-01") == 2, lines  # the hook ran inside, by either way, and was answered
+    assert service.wait_for_line("python3 in this pool's image is version 3.")
     assert said["privileged"].startswith("403") and "leave --privileged out" in said["privileged"]
     assert said["unsigned"].startswith("403") and "this machine's own check failed" in said["unsigned"]
     assert said["pull"] == "200" and said["start"].strip() == "204" and '"StatusCode":0' in said["wait"]
@@ -344,6 +363,11 @@ def test_contained_the_machines_own_engine_will_do(
     work = read_work({"command": ["sh", "-c", 'echo "$A"; exit 3'], "environment": {"A": "of the credential"}})
     environ = environment(work, runner.folder, "nobody", machine / "hook/x.sh", {})
     runner.prepare(work, environ)
+    monkeypatch.setattr(version, "PATIENCE", 1.0)
+    assert runner.ask(["sh", "-c", 'echo "v1.2 $A $PWD"'], environ).text == f"v1.2 of the credential {runner.folder}\n"
+    assert runner.ask(["/none/gitea-runner", "--version"], environ).problem == "ended with 127"
+    assert runner.ask(["sh", "-c", "echo v1.2; exec sleep 600"], environ).problem == "gave no answer in 1 s"
+    assert Engine(keeper.DOOR).must("GET", "/containers/json", all="1") == [], "nothing stays of a question"
     runner.start(work, environ, output.append)
     assert runner.drained(20) and b"".join(output) == b"of the credential\n"
     runner.end(1)

@@ -32,10 +32,15 @@ def run(argv: list[str], patience: float) -> Outcome:
         )
     except (OSError, ValueError) as error:
         return Outcome("", f"cannot be started: {error}")
+    return result(child, patience)
+
+
+def result(child: subprocess.Popen[bytes], patience: float, largest: int = LARGEST_OUTPUT) -> Outcome:
+    """Waits for a command that leads a group of its own, and whose stdout is a pipe; the group is killed at the end."""
     pieces: list[bytes] = []
 
     def collect() -> None:
-        room = LARGEST_OUTPUT
+        room = largest
         with contextlib.suppress(OSError, ValueError):
             while child.stdout is not None:
                 piece = os.read(child.stdout.fileno(), 65536)

@@ -14,10 +14,11 @@ import shutil
 import signal
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import Any, Callable, Mapping, NamedTuple
 
-from . import privileges
+from . import command, privileges, version
 from .engine import Engine, Failed, frames
 from .runner import Runner, Unstartable, Work
 
@@ -43,10 +44,13 @@ class Cell(NamedTuple):
 class ContainedRunner(Runner):
     """As `Runner`, for a process that the engine holds."""
 
+    where = "in this pool's image"
+
     def __init__(self, folder: Path, user: privileges.Account | None, engine: Engine, cell: Cell) -> None:
         super().__init__(folder, (), user)
         self._engine, self._cell = engine, cell
         self._container = ""
+        self._question = ""  # the container of `ask`, while there is one
         self._code: int | None = None
         self._ended = threading.Event()
 
@@ -62,6 +66,42 @@ class ContainedRunner(Runner):
         engine = "with the guarded engine" if self._cell.door else "without an engine"
         return f"the runner runs inside {self._cell.image}, as {name}, {engine}"
 
+    def ask(self, words: list[str], environ: Mapping[str, str]) -> command.Outcome:
+        """In a container of its own, like the runner's but for the GPUs."""
+        hurry = threading.Timer(version.PATIENCE, self._forget)  # its output ends with it
+        try:
+            with self._lock:
+                if self._over:
+                    raise Unstartable("the node is going down")
+                self._question, attached = self._begin([], "-asked")
+            until = time.monotonic() + version.PATIENCE
+            hurry.start()
+            with attached:
+                attached.settimeout(2 * version.PATIENCE)
+                self._tell(attached, words, environ)
+                pieces, room = list[bytes](), version.LARGEST_ANSWER
+                for piece in frames(attached):
+                    pieces.append(piece[:room])
+                    room -= len(pieces[-1])
+            if time.monotonic() >= until:
+                return command.Outcome("", f"gave no answer in {version.PATIENCE:g} s")
+            code = self._engine.must("POST", f"/containers/{self._question}/wait", patience=version.PATIENCE)["StatusCode"]
+            text = b"".join(pieces).decode("utf-8", "replace")
+            return command.Outcome(text, f"ended with {code}" if code else "")
+        except (Failed, OSError, KeyError, TypeError) as error:
+            return command.Outcome("", f"cannot be started: {error}")
+        finally:
+            hurry.cancel()
+            if hurry.is_alive():
+                hurry.join()  # the engine takes a container away once
+            self._forget()
+            self._question = ""
+
+    def _forget(self) -> None:
+        if self._question:
+            with contextlib.suppress(Failed):
+                self._engine.remove(self._question)
+
     def start(self, work: Work, environ: Mapping[str, str], line: Callable[[bytes], None]) -> None:
         for name, content in work.files.items():
             self._write(name, content)
@@ -71,23 +111,29 @@ class ContainedRunner(Runner):
             attached = self._create_and_start()
         self._pump = threading.Thread(target=self._talk, args=(attached, line), name="pump", daemon=True)
         threading.Thread(target=self._wait, name="wait", daemon=True).start()
-        with contextlib.suppress(OSError):
-            attached.sendall(script(work.command, environ, str(self.folder)).encode())
-            attached.shutdown(socket.SHUT_WR)
+        self._tell(attached, work.command, environ)
         self._pump.start()
+
+    def _tell(self, attached: socket.socket, words: list[str], environ: Mapping[str, str]) -> None:
+        with contextlib.suppress(OSError):
+            attached.sendall(script(words, environ, str(self.folder)).encode())
+            attached.shutdown(socket.SHUT_WR)
 
     def _create_and_start(self) -> socket.socket:
         """The container's stdin and output. GPUs by the vendor's driver, and by CDI where the engine has no such driver."""
         ways: list[list[dict[str, Any]]] = [[BY_DRIVER], [BY_CDI]] if self._cell.gpus else [[]]
         while True:
             try:
-                return self._try_way(ways.pop(0))
+                self._container, attached = self._begin(ways.pop(0))
+                return attached
             except (Failed, KeyError, TypeError) as error:
                 if not ways or not NO_DRIVER.search(str(error)):
                     raise Unstartable(f"the image {self._cell.image} could not be started: {error}") from None
 
-    def _try_way(self, devices: list[dict[str, Any]]) -> socket.socket:
-        made = self._engine.must("POST", "/containers/create", self.recipe(devices), name=f"sublet-{self._cell.lease}")
+    def _begin(self, devices: list[dict[str, Any]], suffix: str = "") -> tuple[str, socket.socket]:
+        """A container that waits for its orders: its id, its stdin and output."""
+        name = f"sublet-{self._cell.lease}{suffix}"
+        made = self._engine.must("POST", "/containers/create", self.recipe(devices), name=name)
         container = str(made["Id"])
         attached = None
         try:
@@ -98,8 +144,7 @@ class ContainedRunner(Runner):
                 attached.close()
             self._engine.remove(container)
             raise
-        self._container = container
-        return attached
+        return container, attached
 
     def recipe(self, devices: list[dict[str, Any]]) -> dict[str, Any]:
         """The body of the create call."""
@@ -161,6 +206,7 @@ class ContainedRunner(Runner):
     def end(self, grace: float) -> None:
         with self._lock:
             ended, self._over = self._over, True
+        self._forget()
         if not self._container or ended:
             return
         with contextlib.suppress(Failed):

@@ -45,7 +45,14 @@ class Gate:
 
     @property
     def script(self) -> Path:
+        """GitHub's runner starts no hook without this ending."""
         return self._folder / "job-started.sh"
+
+    @property
+    def plain(self) -> Path:
+        """The same, for runners that take any program. Gitea's gives its hook the job's own variables, and a file that ends
+        in `.sh` to bash, for which some of them are orders (BASH_ENV); this one it starts as it is."""
+        return self._folder / "job-started"
 
     def open(self, uids: Iterable[int], python: str = "") -> None:
         """Writes the hook's script where the runner can read and not change it, and listens for these users.
@@ -65,8 +72,9 @@ class Gate:
             Path(copy).chmod(0o644)
             program = [python, "-I", copy]
         words = " ".join(shlex.quote(word) for word in (*program, "hook", str(place)))
-        self.script.write_text("#!/bin/sh\n# Asks Sublet whether this job may run on this machine.\nexec " + words + "\n")
-        self.script.chmod(0o755)
+        for name in (self.script, self.plain):
+            name.write_text("#!/bin/sh\n# Asks Sublet whether this job may run on this machine.\nexec " + words + "\n")
+            name.chmod(0o755)
         with contextlib.suppress(FileNotFoundError):
             place.unlink()
         self._socket.bind(str(place))

@@ -19,6 +19,8 @@ PATIENCE = 75.0
 """Seconds for the agent's answer; the agent itself gives up asking the service before that."""
 LARGEST_EVENT = 25 << 20
 LARGEST_ANSWER = 1 << 16
+OWN_EVENTS = ("push", "create", "release", "schedule", "workflow_dispatch")
+"""Only who may write to a repository sets these going, and they run the repository's own code."""
 
 
 def main(gate: str) -> int:
@@ -38,7 +40,9 @@ def harmless(line: str) -> str:
 
 
 def claim(environ: Mapping[str, str]) -> dict[str, Any]:
-    """Which job this is, from GitHub's (also Gitea's) or GitLab's variables. `fork` is None where nobody can tell."""
+    """Which job this is, from GitHub's variables (which Gitea's runner sets, too) or GitLab's.
+
+    `fork` is None where nobody can tell."""
     if environ.get("GITHUB_REPOSITORY"):
         return _github(environ)
     source = environ.get("CI_MERGE_REQUEST_SOURCE_PROJECT_PATH", "")
@@ -63,7 +67,9 @@ def _github(environ: Mapping[str, str]) -> dict[str, Any]:
     if pull or run:  # a run that was started by another one may carry on a fork's work
         origin = shape.table(pull.get("head")).get("repo") if pull else run.get("head_repository")
         head = str(shape.table(origin).get("full_name") or "")
-        fork = None if head else True  # GitHub gives no head repository once a fork is deleted
+        fork = None if head else True  # GitHub and Gitea give no head repository once a fork is deleted
+        if not pull and "head_repository" not in run:
+            fork = _may_carry_a_forks_work(run)
     elif event:
         fork = False  # this event's code comes from the repository itself
     attempt = environ.get("GITHUB_RUN_ATTEMPT", "1")
@@ -79,6 +85,14 @@ def _github(environ: Mapping[str, str]) -> dict[str, Any]:
         sha=environ.get("GITHUB_SHA", ""),
         fork=fork,
     )
+
+
+def _may_carry_a_forks_work(run: dict[str, Any]) -> bool:
+    """Gitea names no head repository of a run, but what set it going, and its ref as "build.yml@refs/pull/3/head".
+
+    A run that was itself set going by another, or by nothing that we know, may have come from anywhere."""
+    own = str(run.get("event") or "") in OWN_EVENTS
+    return not own or "@refs/pull/" in str(run.get("path") or "")
 
 
 def _event(path: str) -> dict[str, Any]:

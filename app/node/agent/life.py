@@ -16,7 +16,7 @@ import sys
 import threading
 from typing import Any
 
-from . import benchmark, clock, contained, facts, journal, power, privileges
+from . import benchmark, clock, contained, facts, journal, power, privileges, version
 from .courier import Courier
 from .gate import Gate
 from .image import Unusable
@@ -32,6 +32,8 @@ LAST_WORDS = 5.0
 """Seconds for the last log lines to reach a service that was heard of just before."""
 MOST_SHOWN = 300
 """Lines on the console: less than a pipe holds."""
+LONGEST_WHY = 298
+"""Characters of why a runner was not started, with room for the sign that more was said: the service takes 300."""
 LONGEST_LIFE = 24 * 3600.0
 """Before the service has named a hard end."""
 
@@ -51,6 +53,7 @@ class Life:
         self.lodging = Lodging(settings, wire, self.log.say)
         self.phase = "joining"
         self._online = False
+        self._begun = threading.Event()  # the runner's own output says that a job has begun
         self._unknown = False
         self._shown = 0
         self._heartbeat = 5.0
@@ -79,7 +82,7 @@ class Life:
             signal.signal(number, lambda got, _frame: self.finish(f"this machine is being ended (signal {got})"))
         threading.Thread(target=self._story, name="story", daemon=True).start()
         while True:
-            self.watch.busy = self.watch.busy or self.gate.admitted.is_set()
+            self.watch.busy = self.watch.busy or self.gate.admitted.is_set() or self._begun.is_set()
             why = self.watch.verdict(clock.monotonic(), self.wire.heard)
             if why:
                 break
@@ -97,13 +100,14 @@ class Life:
         self.runner.drained(2)
         self._exited(f"the runner ended with {code}", code)
 
-    def _exited(self, text: str, code: int) -> None:
+    def _exited(self, text: str, code: int, **more: str) -> None:
         self.watch.exited = clock.monotonic()
         self.watch.busy = False
         self.gate.admitted.clear()
+        self._begun.clear()
         self.phase = "exited"
         self.log.say(text)
-        self.courier.event("runner_exited", self.watch.exited, exit=code)
+        self.courier.event("runner_exited", self.watch.exited, exit=code, **more)
         self._beat.set()
 
     def _end(self, why: str) -> None:
@@ -149,7 +153,8 @@ class Life:
         except Unusable as error:
             self.finish(f"{error}")
         except Unstartable as error:
-            self._exited(f"the runner could not be started: {error}", 126)
+            why = self.log.mask.cover(journal.clean(str(error)), LONGEST_WHY)
+            self._exited(f"the runner could not be started: {error}", 126, why=why)
         except Exception as error:
             self.finish(f"the agent failed: {type(error).__name__}: {error}"[:500])
 
@@ -224,12 +229,14 @@ class Life:
 
     def _start(self, work: Work) -> None:
         self.phase = "starting"
-        self.log.mask.learn([*work.secrets, self.wire.session, self.settings.token])
+        given, work = work, work.with_hook(self.gate.plain)  # the same path inside of a container
+        self.log.mask.learn([*given.secrets, *work.files.values(), self.wire.session, self.settings.token])
         user = self.runner.user
         inside = "python3" if self.lodging.runner is not None else ""
         self.gate.open({0, os.geteuid(), os.geteuid() if user is None else user.uid}, inside)
         self.log.say(self.runner.prepare(work, self._environment(work)))
-        splitter = journal.Splitter(lambda text: self._line(text, work.ready), self.log.mask)
+        self._see_version(work)
+        splitter = journal.Splitter(lambda text: self._line(text, work), self.log.mask)
         self.runner.start(work, self._environment(work), lambda data: splitter.feed(data) if data else splitter.end())
         self.phase = "running"
         if not work.ready:
@@ -242,10 +249,31 @@ class Life:
             return contained.environment(work, self.runner.folder, name, self.gate.script, self.environ)
         return environment(work, self.runner.folder, name, self.gate.script, self.environ)
 
-    def _line(self, text: str, ready: str) -> None:
+    def _see_version(self, work: Work) -> None:
+        """Raises `Unstartable` if the runner's program is too old for its forge."""
+        if work.least is not None:
+            told = self.runner.ask(work.least.command, self._environment(work))
+            why = version.objection(work.least, told, self.runner.where, self.log.say)
+            if why:
+                raise Unstartable(why)
+
+    def _line(self, text: str, work: Work) -> None:
         self.log.add("runner", text)
-        if ready and ready in journal.clean(text):
+        shown = journal.clean(text)
+        if work.ready and work.ready in shown:
             self._is_online()
+        if work.begun and work.begun in shown:
+            self._has_begun()
+
+    def _has_begun(self) -> None:
+        """The runner has a job, and perhaps no hook that asks; one that does is asked as ever, and may still be told no."""
+        if self._begun.is_set() or self.gate.admitted.is_set() or self.watch.exited is not None:
+            return
+        self._begun.set()
+        self.log.say("the runner's output says that a job has begun")
+        self.courier.event("job_started", clock.monotonic(), seen="output")
+        self._tick.set()
+        self._beat.set()
 
     def _is_online(self) -> None:
         if not self._online:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path, PurePosixPath
 from typing import Any, Callable, Iterable, Mapping, NamedTuple
 
-from . import privileges, shape
+from . import command, privileges, shape, version
 from .launch import Order
 
 STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -22,6 +22,8 @@ PASSED_ON = re.compile(
 )
 """What of the agent's own environment a job may see: nothing of it is a secret."""
 START_PATIENCE = 30.0
+HOOK = "{hook}"
+"""In the content of a credential's file: stands for the path of the job-started hook."""
 
 
 class Unstartable(Exception):
@@ -35,17 +37,22 @@ class Work(NamedTuple):
     environment: dict[str, str]
     files: dict[str, str]  # relative name -> content
     ready: str  # a piece of output that says "online"; empty: online once started
+    begun: str = ""  # a piece of output that says "a job has begun"; empty: the job-started hook tells that
+    least: version.Least | None = None
 
     @property
     def secrets(self) -> list[str]:
         return [*self.environment.values(), *self.files.values()]
 
+    def with_hook(self, hook: Path) -> Work:
+        return self._replace(files={name: content.replace(HOOK, str(hook)) for name, content in self.files.items()})
+
 
 def read_work(body: Mapping[str, Any]) -> Work:
     """Raises `Unstartable` if the answer is not what the protocol says."""
-    command = shape.items(body.get("command"))
+    words = shape.items(body.get("command"))
     environment, files = shape.texts(body.get("environment", {})), shape.texts(body.get("files", {}))
-    if not command or not all(isinstance(word, str) and word for word in command):
+    if not words or not all(isinstance(word, str) and word for word in words):
         raise Unstartable("the service named no command")
     if environment is None or files is None:
         raise Unstartable("the service's credential cannot be read")
@@ -53,7 +60,12 @@ def read_work(body: Mapping[str, Any]) -> Work:
         path = PurePosixPath(name)
         if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
             raise Unstartable("the credential names a file outside the runner's folder")
-    return Work([str(word) for word in command], environment, files, str(body.get("ready", "")))
+    try:
+        least = version.read(body.get("least"))
+    except ValueError:
+        raise Unstartable("the service's credential cannot be read") from None
+    given = [str(word) for word in words]
+    return Work(given, environment, files, str(body.get("ready") or ""), str(body.get("begun") or ""), least)
 
 
 def environment(work: Work, folder: Path, user: str, hook: Path, own: Mapping[str, str]) -> dict[str, str]:
@@ -74,12 +86,16 @@ def environment(work: Work, folder: Path, user: str, hook: Path, own: Mapping[st
 class Runner:
     """One runner in one folder. `start` and `end` are called once; `poll` by the main thread only."""
 
+    where = "on this machine"
+    """Where its program is, for people."""
+
     def __init__(self, folder: Path, program: Iterable[str], user: privileges.Account | None) -> None:
         self.folder = folder
         self.user = user
         self.strip = False
         self._program = [*program]
         self._child: subprocess.Popen[bytes] | None = None
+        self._asked: subprocess.Popen[bytes] | None = None
         self._pump: threading.Thread | None = None
         self._lock = threading.Lock()
         self._over = False
@@ -113,6 +129,18 @@ class Runner:
             return f"the folder cannot be handed over: {error.strerror}"
         named = [word for word in (*self._program, *work.command[1:]) if word.startswith("/") and os.path.exists(word)]  # noqa: PTH110
         return self._launch(Order(work.command, dict(environ), str(self.folder), user, False, [os.__file__, *named]))[1]
+
+    def ask(self, words: list[str], environ: Mapping[str, str]) -> command.Outcome:
+        """What a short command says that runs as the runner will: the same user, rights, environment and folder.
+
+        After `prepare`, before `start`. Raises `Unstartable` only if the node is going down."""
+        with self._lock:
+            if self._over:
+                raise Unstartable("the node is going down")
+            self._asked, problem = self._launch(Order(words, dict(environ), str(self.folder), self.user, self.strip))
+        if problem:
+            return command.Outcome("", f"cannot be started: {problem}")
+        return command.result(self._asked, version.PATIENCE, version.LARGEST_ANSWER)
 
     def start(self, work: Work, environ: Mapping[str, str], line: Callable[[bytes], None]) -> None:
         """Writes the files and starts the command in a process group of its own. Raises `Unstartable`."""
@@ -148,6 +176,8 @@ class Runner:
         """SIGTERM to the whole group, `grace` seconds, SIGKILL; then whatever left the group. Repeatable."""
         with self._lock:
             ended, self._over = self._over, True
+        if self._asked is not None and self._asked.returncode is None:
+            _signal(self._asked.pid, signal.SIGKILL)
         if self._child is None or ended:
             return  # a second time the group's number could be somebody else's
         group = self._child.pid
