@@ -34,17 +34,13 @@ from app.forges.contract import (
     RunnerOrder,
     RunnerView,
 )
+from app.forges.gitlab_command import TOKEN, command_for, credential_of, refuse_old_server
 from app.forges.gitlab_payload import GROUP, PATH, job_of_answer, job_of_event, project_of, runner_of_answer
 from app.forges.gitlab_polls import GitLabPolls
 from app.forges.gitlab_signature import Authenticity
 from app.forges.gitlab_wire import GitLabWire
 from app.forges.payload import Table, Unreadable, identity, is_identity, labels, load, rows, table, truth, words
 from providers.contract import Secret
-
-# What `gitlab-runner run-single` reads instead of flags (common/config.go); flags win over them.
-TOKEN, URL, EXECUTOR, NAME = "CI_SERVER_TOKEN", "CI_SERVER_URL", "RUNNER_EXECUTOR", "RUNNER_NAME"
-READY = "Starting runner for"
-"""commands/single.go prints it once, right before the first request for a job."""
 
 BEACON = "sublet-beacon"
 TAGS = 50  # of one runner: TAG_LIST_MAX_LENGTH in app/models/ci/runner.rb
@@ -87,7 +83,8 @@ class GitLabForge:
     ) -> None:
         """`hook_url` is where deliveries come: webhooks with another address are not ours.
 
-        Raises ValueError for blank or malformed secrets, or where neither webhook nor signing token is given."""
+        Without a webhook token and a signing token no delivery is taken: GitLab is polled only.
+        Raises ValueError for blank or malformed secrets."""
         self.name = name
         self._authenticity = Authenticity(webhook_token=webhook_token, signing_token=signing_token, now=now)
         self._wire = GitLabWire(name, url, token, timeout, now, on_rate)
@@ -135,6 +132,10 @@ class GitLabForge:
     def open_jobs(self, place: str, installation: str = "") -> Sequence[Job]:
         return self._polls.open_jobs(place)
 
+    def repositories(self, owner: str, installation: str = "") -> Sequence[str]:
+        """Those of a group with all its subgroups, or of a person. Archived ones are left out."""
+        return self._polls.repositories(owner)
+
     def missed(self, since: datetime) -> Sequence[Missed]:
         return self._polls.missed(since)
 
@@ -150,6 +151,7 @@ class GitLabForge:
         Names are not unique on GitLab: a lost answer (ForgeDown) leaves a record that nobody has the
         token of, to be found by its description and removed; minting again simply makes another.
         """
+        command = command_for(order, self._wire.url)
         limit = order.max_duration
         extra: dict[str, object] = {}
         if limit:
@@ -157,16 +159,7 @@ class GitLabForge:
         if order.description:
             extra["maintenance_note"] = order.description[:1024]
         runner_id, token = self._create(order.scope, order.name, order.labels, extra)
-        usual = ("gitlab-runner", "run-single", "--url", self._wire.url, "--executor", "shell")
-        patience = max(1, int(order.idle_limit.total_seconds()))
-        command = order.command or (*usual, "--max-builds", "1", "--wait-timeout", str(patience))
-        environment = {
-            TOKEN: token,
-            URL: Secret(self._wire.url),
-            EXECUTOR: Secret("shell"),
-            NAME: Secret(order.name),
-        }
-        return Minted(runner_id, Credential(command, environment, ready=READY))
+        return Minted(runner_id, credential_of(order, command, self._wire.url, token))
 
     def runner(self, scope: Scope, runner_id: str, installation: str = "") -> RunnerView | None:
         deed = f"show runner {runner_id}"
@@ -245,12 +238,15 @@ class GitLabForge:
         return Minted(runner_id, Credential((), {TOKEN: token}))
 
     def check(self) -> str:
-        """Whose token it is, what it may, and until when. Raises ForgeRefused, ForgeDown."""
-        answer = self._wire.send(Rank.LOOK, "GET", "/personal_access_tokens/self", "take the token")
-        if answer.status == 404:  # a kind of token that cannot be asked about itself
-            answer = self._wire.send(Rank.LOOK, "GET", "/version", "take the token")
-            return self._read(answer, (200,), "take the token", lambda _: f"{self.name}: the token is good.")
-        return f"{self.name}: " + self._read(answer, (200,), "take the token", _standing)
+        """Whose token it is, what it may, and until when; is the server new enough? Raises ForgeRefused, ForgeDown."""
+        deed = "take the token"
+        answer = self._wire.send(Rank.LOOK, "GET", "/personal_access_tokens/self", deed)
+        unknown = answer.status == 404  # a kind of token that cannot be asked about itself
+        if answer.status == 200 or unknown:
+            server = self._wire.send(Rank.LOOK, "GET", "/version", deed)
+            if server.status == 200 or unknown:
+                refuse_old_server(self._read(server, (200,), deed, lambda body: words(body, "version", 40)))
+        return f"{self.name}: " + ("the token is good." if unknown else self._read(answer, (200,), deed, _standing))
 
     def _verify(self, token: Secret) -> Answer:
         return self._wire.send(Rank.CREDENTIAL, "POST", "/runners/verify", "verify a runner", body={"token": token.reveal()})

@@ -1,5 +1,6 @@
 """What GitLab's webhooks may have missed: pipelines behind jobs, jobs that are open now, deliveries that can be sent again.
 
+Polls are conditional requests where GitLab sends an ETag: what is unchanged then comes without content.
 A project's log of deliveries has no times and shows no more than twenty a page; what it tells of when
 a delivery was sent is the job's own times. A resend is made at once, while we wait for its answer,
 and GitLab allows five of them a minute for each project or group. Webhooks of groups are for
@@ -13,14 +14,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from app.core.model import Job, Run
 from app.forges.answers import UNTOLD_WAIT, Answer, failure, unreadable
 from app.forges.budget import Rank, Sliding
 from app.forges.contract import ForgeDown, ForgeError, ForgeRefused, HeldBack, Missed
-from app.forges.gitlab_payload import MERGE_REQUEST, PATH, job_of_listing, project_of, run_of_answer
+from app.forges.gitlab_payload import GROUP, MERGE_REQUEST, PATH, job_of_listing, project_of, run_of_answer
 from app.forges.gitlab_wire import GitLabWire
 from app.forges.payload import (
     Table,
@@ -32,8 +33,10 @@ from app.forges.payload import (
     rows,
     same_address,
     table,
+    whole,
     words,
 )
+from app.forges.remembered import Remembered
 
 OPEN = ("waiting_for_callback", "waiting_for_resource", "preparing", "pending", "running", "canceling")
 """Jobs that only wait for an earlier stage or a person (`created`, `manual`, `scheduled`) are left out: no machine
@@ -56,7 +59,7 @@ class GitLabPolls:
     """Looks for what did not come. Safe to share between threads."""
 
     def __init__(self, wire: GitLabWire, hook_url: str) -> None:
-        self._wire, self._hook_url = wire, hook_url
+        self._wire, self._hook_url, self._pages = wire, hook_url, Remembered()
         self._lock = threading.Lock()
         self._watched: OrderedDict[str, None] = OrderedDict()
         self._hooks: dict[str, tuple[datetime, tuple[str, ...] | ForgeRefused]] = {}
@@ -92,17 +95,59 @@ class GitLabPolls:
             raise ForgeRefused(f"GitLab has no project of the name {repository[:100]!r}.")
         path = f"/projects/{quote(repository, safe='')}/jobs"
         query: Query = {"scope[]": OPEN, "per_page": PAGE, "pagination": "keyset", "order_by": "id", "sort": "desc"}
-        found: dict[str, Job] = {}
+        found = self._listing(path, query, deed, lambda row: job_of_listing(self._wire.forge, self._wire.url, repository, row))
+        self._watch(repository)
+        return list({job.id: job for job in found}.values())
+
+    def repositories(self, owner: str) -> list[str]:
+        """Every project of a group with its subgroups, or of a person. Raises ForgeRefused where there is neither."""
+        deed = f"list the projects of {owner}"
+        if not GROUP.fullmatch(owner):
+            raise ForgeRefused(f"GitLab has no group or person of the name {owner[:100]!r}.")
+        # The oldest first, so that one that is made meanwhile moves no other to a page that was read.
+        query: Query = {"archived": "false", "simple": "true", "order_by": "id", "sort": "asc", "per_page": PAGE}
+        inside: Query = {**query, "include_subgroups": "true", "with_shared": "false"}
+        try:
+            found = self._listing(f"/groups/{quote(owner, safe='')}/projects", inside, deed, _path_of)
+        except _Absent:
+            try:
+                found = self._listing(f"/users/{quote(owner, safe='')}/projects", query, deed, _path_of)
+            except _Absent:
+                raise ForgeRefused(f"GitLab has no group or person {owner}, or shows it not to our token.") from None
+        return sorted({path for path in found if path.casefold().startswith(f"{owner.casefold()}/")})
+
+    def _listing(self, path: str, query: Query, deed: str, reading: Callable[[Table], T]) -> list[T]:
+        """Every page of a poll, or an error: half a listing is none. Raises _Absent for a place that is not there."""
+        found: list[T] = []
         for _ in range(PAGES):
-            answer = self._wire.send(Rank.POLL, "GET", path, deed, query=query)
-            for job in self._rows(answer, deed, lambda row: job_of_listing(self._wire.forge, self._wire.url, repository, row)):
-                found[job.id] = job
-            onward = next_query(answer.headers.get("link", ""))
+            more, onward = self._page(path, query, deed, reading)
+            found += more
             if not onward:
-                self._watch(repository)
-                return list(found.values())
+                return found
             query = {**query, **onward}
         raise ForgeDown(f"{self._wire.forge} gave more than {PAGES} pages when asked to {deed}")
+
+    def _page(
+        self, path: str, query: Query, deed: str, reading: Callable[[Table], T], most: int = PAGE
+    ) -> tuple[list[T], dict[str, str]]:
+        """One page of a poll, and what the next one is asked with. An unchanged one tells again what it told before.
+
+        An ETag stands for the page's body, and the link to a next page is none of it: a 304's own link wins, and a page
+        that was both full and the last is read anew, because another may follow it by now."""
+        question = (path, tuple(sorted(query.items())))
+        etag, known = self._pages.find(question)
+        answer = self._wire.send(Rank.POLL, "GET", path, deed, query=query, etag=etag)
+        links = answer.headers.get("link", "")
+        if answer.status == 304 and etag:
+            rows_before, onward = cast("tuple[list[T], dict[str, str]]", known)
+            return rows_before, next_query(links) or onward
+        if answer.status == 404:
+            trouble = self._failure(answer, deed)
+            raise trouble if isinstance(trouble, ForgeDown) else _Absent(str(trouble))
+        found, onward = self._rows(answer, deed, reading), next_query(links)
+        settled = bool(onward) or len(found) < most
+        self._pages.keep(question, answer.headers.get("etag", "") if settled else "", (found, onward))
+        return found, onward
 
     def _watch(self, repository: str) -> None:
         """GitLab has answered about this project: its webhooks are to be looked into."""
@@ -163,8 +208,8 @@ class GitLabPolls:
             at, known = self._hooks.get(place, (now, None))
         if known is None or not timedelta(0) <= now - at < HOOKS_KEPT:
             try:
-                answer = self._wire.send(Rank.POLL, "GET", f"{place}/hooks", deed, query={"per_page": PAGE})
-                known = tuple(hook for hook in self._rows(answer, deed, self._own_hook) if hook)
+                shown, _ = self._page(f"{place}/hooks", {"per_page": PAGE}, deed, self._own_hook)
+                known = tuple(hook for hook in shown if hook)
             except ForgeRefused as error:
                 known = error
             with self._lock:
@@ -189,8 +234,7 @@ class GitLabPolls:
         arrived: set[str] = set()
         for page in range(1, EVENT_PAGES + 1):
             query: Query = {"per_page": EVENTS_PAGE, "page": page}
-            answer = self._wire.send(Rank.POLL, "GET", f"{hook}/events", deed, query=query)
-            events = self._rows(answer, deed, lambda row: _event(hook, row))
+            events, _ = self._page(f"{hook}/events", query, deed, lambda row: _event(hook, row), EVENTS_PAGE)
             told = [one for one in events if one is not None]
             for missed, ok in told:
                 if ok:
@@ -219,6 +263,17 @@ class GitLabPolls:
 
     def _failure(self, answer: Answer, deed: str) -> ForgeError:
         return failure(self._wire.forge, deed, answer, self._wire.now())
+
+
+class _Absent(ForgeRefused):
+    """GitLab has no such place, or shows it not to our token."""
+
+
+def _path_of(row: Table) -> str:
+    path = whole(row, "path_with_namespace", PATH)
+    if not path:
+        raise Unreadable("a project without path")
+    return path
 
 
 def _event(hook: str, row: Table) -> tuple[Missed, bool] | None:

@@ -32,11 +32,7 @@ class Authenticity:
     """The secrets of one hook, and the judgement by them."""
 
     def __init__(self, *, webhook_token: Secret | None, signing_token: Secret | None, now: Callable[[], datetime]) -> None:
-        """Raises ValueError for a blank token, a malformed signing token, or where there is neither."""
-        if webhook_token is None and signing_token is None:
-            raise ValueError(
-                "GitLab's deliveries need a webhook token or a signing token: without one anybody could send them."
-            )
+        """With neither, nothing is authentic. Raises ValueError for a blank token or a malformed signing token."""
         if webhook_token is not None and not webhook_token.reveal().strip():
             raise ValueError("GitLab's webhook token is blank: anybody could send deliveries with it.")
         self._token = webhook_token
@@ -51,6 +47,8 @@ class Authenticity:
             self._verify(_key(self._signing), headers, body)
             return True
         given = headers.get("x-gitlab-token", "")
+        if self._token is None and self._signing is None:
+            raise BadSignature("No webhook is taken here: GitLab is polled.")
         if self._token is None:
             raise BadSignature("The delivery carries no webhook-signature.")
         if not given:

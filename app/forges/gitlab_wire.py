@@ -58,13 +58,14 @@ class GitLabWire:
         *,
         query: Mapping[str, str | int | Sequence[str]] | None = None,
         body: Mapping[str, object] | None = None,
+        etag: str = "",
     ) -> Answer:
-        """Ask once, at `/api/v4` + path, if the budget has room.
+        """Ask once, at `/api/v4` + path, if the budget has room. With `etag`, an unchanged answer is a 304 without content.
 
         Whatever GitLab answers comes back, refusals too; no answer is ForgeDown, not asked is HeldBack."""
         self._budget.take(rank, self.now())
         try:
-            answer = self._answer(self._request(verb, path, deed, query, body))
+            answer = self._answer(self._request(verb, path, deed, query, body, etag))
         except BaseException:
             self._budget.settle(None, self.now())
             raise
@@ -80,6 +81,7 @@ class GitLabWire:
         deed: str,
         query: Mapping[str, str | int | Sequence[str]] | None,
         body: Mapping[str, object] | None,
+        etag: str,
     ) -> requests.Response:
         client = self._client()
         heard: list[requests.Response] = []
@@ -97,6 +99,7 @@ class GitLabWire:
                 obey_rate_limit=False,
                 retry_transient_errors=False,
                 max_retries=0,
+                extra_headers={"If-None-Match": etag} if etag else None,
             )
         except GitlabError:
             pass  # an answer all the same: it was heard

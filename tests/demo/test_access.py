@@ -119,7 +119,7 @@ def test_secrets_are_files_for_their_owner_alone_and_stay_the_same(tmp_path: Pat
 
 
 async def test_who_is_told_of_which_repositories(caller: Caller, state: ForgeState) -> None:
-    """An organisation's go to its people, a person's private ones to that person alone; the App finds its installation on both."""
+    """An organisation's go to its people, a person's private ones to that person alone; the App is installed on both."""
     state.repository("acme/eval", NOON)
     state.repository("mona/train", NOON, parent="acme/train")
     state.repository("mona/notes", NOON, parent="acme/train", private=False)

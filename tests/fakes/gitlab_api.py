@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlencode
 
 from tests.fakes.gitlab_hooks import Hooks
 from tests.fakes.gitlab_state import FakeJob, FakePipeline, FakeProject, FakeRunner, GitLabState
@@ -27,6 +30,8 @@ class GitLabApi:
         self.scopes = ["create_runner", "manage_runner", "read_api"]
         self.page_cap = 100
         self.tells_execution = True  # job_execution_status came with a later version
+        self.version = "19.4.0-ee"
+        self.etags = True
 
     def answer(self, request: Request) -> Reply:
         """The reply, with what is left of the minute's quota; a refusal where nothing is."""
@@ -39,8 +44,16 @@ class GitLabApi:
         limits["RateLimit-Reset"] = str(60 * (self._minute + 1))
         if left < 0:
             return Reply(429, {"message": "Retry later"}, {**limits, "Retry-After": str(60 - seconds % 60)})
-        reply = self._route(request)
+        reply = self._conditional(request, self._route(request))
         return Reply(reply.status, reply.body, {**limits, **reply.headers}, reply.raw)
+
+    def _conditional(self, request: Request, reply: Reply) -> Reply:
+        """Rack::ETag and Rack::ConditionalGet: a weak ETag over the body alone; a 304 keeps every other header."""
+        if request.verb != "GET" or reply.status != 200 or not self.etags:
+            return reply
+        etag = f'W/"{hashlib.sha256(json.dumps(reply.body).encode()).hexdigest()[:32]}"'
+        unchanged = request.headers.get("if-none-match") == etag
+        return Reply(304 if unchanged else 200, None if unchanged else reply.body, {**reply.headers, "ETag": etag}, reply.raw)
 
     def _route(self, request: Request) -> Reply:
         parts = request.parts[2:]  # after api, v4
@@ -54,7 +67,7 @@ class GitLabApi:
             return Reply(401, {"message": "401 Unauthorized"})
         match parts:
             case ["version"]:
-                return Reply(200, {"version": "19.4.0", "revision": "abc"})
+                return Reply(200, {"version": self.version, "revision": "abc"})
             case ["personal_access_tokens", "self"]:
                 return Reply(200, self._own_token())
             case ["user", "runners"] if request.verb == "POST":
@@ -63,6 +76,9 @@ class GitLabApi:
                 return self._page(request, list(self.state.runners.values()))
             case ["runners", key, *rest]:
                 return self._runner(request, key, rest)
+            case ["users", name, "projects"]:
+                own = [one for one in self.state.projects.values() if one.path.rpartition("/")[0] == name]
+                return self._projects(request, own) if name in self.state.people else NOT_FOUND
             case ["groups", key, *rest]:
                 return self._group(request, key, rest)
             case ["projects", key, *rest]:
@@ -122,7 +138,30 @@ class GitLabApi:
             return self._page(request, [one for one in self.state.runners.values() if one.group_id == found])
         if rest[:1] == ["hooks"]:
             return self.hooks.answer(request, ("groups", found), rest[1:])
+        if rest == ["projects"]:
+            deep = request.query.get("include_subgroups") == "true"
+            shared = request.query.get("with_shared") != "false"
+            under = f"{self.state.groups[found]}/"
+            inside = [
+                one
+                for one in self.state.projects.values()
+                if one.group_id == found or (deep and one.path.startswith(under)) or (shared and found in one.shared_with)
+            ]
+            return self._projects(request, inside)
         return Reply(200, {"id": found, "full_path": self.state.groups[found]})
+
+    def _projects(self, request: Request, found: list[FakeProject]) -> Reply:
+        """By pages that are counted; the newest first unless `sort` says otherwise."""
+        archived = request.query.get("archived")
+        kept = sorted((one for one in found if archived in (None, str(one.archived).lower())), key=lambda one: one.id)
+        kept = kept if request.query.get("sort") == "asc" else kept[::-1]
+        size = min(int(request.query.get("per_page", "20")), self.page_cap)
+        page = int(request.query.get("page", "1"))
+        others = urlencode({**request.query, "page": str(page + 1)})
+        where = f"{self._base()}/{request.path.lstrip('/')}?{others}"
+        links = {"Link": f'<{where}>; rel="next"'} if len(kept) > page * size else {}
+        shown = [{"id": one.id, "path_with_namespace": one.path} for one in kept[(page - 1) * size : page * size]]
+        return Reply(200, shown, links)
 
     def _create_runner(self, request: Request) -> Reply:
         body = request.body

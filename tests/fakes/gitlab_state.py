@@ -24,6 +24,8 @@ class FakeProject:
     id: int
     path: str
     group_id: int | None
+    archived: bool = False
+    shared_with: tuple[int, ...] = ()  # groups that may use it too
 
 
 @dataclass(slots=True)
@@ -84,6 +86,7 @@ class GitLabState:
         self.now = now
         self.projects: dict[int, FakeProject] = {}
         self.groups: dict[int, str] = {}
+        self.people: set[str] = set()  # who have projects of their own; their names are no groups
         self.jobs: dict[int, FakeJob] = {}
         self.pipelines: dict[int, FakePipeline] = {}
         self.merge_requests: dict[tuple[int, int], int | None] = {}  # (project, iid) -> the project that it comes from
@@ -108,10 +111,10 @@ class GitLabState:
         return key
 
     def add_project(self, path: str) -> int:
-        """The project's id. Its group is made too."""
+        """The project's id. Its group is made too, unless its owner is one of the people."""
         key = self.number()
         group = path.rpartition("/")[0]
-        self.projects[key] = FakeProject(key, path, self.add_group(group) if group else None)
+        self.projects[key] = FakeProject(key, path, self.add_group(group) if group and group not in self.people else None)
         return key
 
     def queue_job(

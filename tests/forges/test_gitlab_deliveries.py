@@ -142,7 +142,6 @@ def test_a_signature_that_we_cannot_check_does_not_stand_in_the_way_of_the_token
 @pytest.mark.parametrize(
     "changes",
     [
-        {"webhook_token": None},
         {"webhook_token": Secret("")},
         {"webhook_token": Secret(" \n")},
         {"signing_token": Secret("")},
@@ -159,6 +158,14 @@ def test_blank_or_malformed_secrets_are_refused_at_once(changes: dict[str, Any])
     with pytest.raises(ValueError, match="GitLab") as caught:
         receiver(**changes)
     assert "hunter2" not in str(caught.value)
+
+
+def test_with_neither_token_nothing_is_authentic() -> None:
+    """GitLab is polled only."""
+    forge = receiver(webhook_token=None)
+    for headers in ({}, {"x-gitlab-token": ""}, {"x-gitlab-token": "None"}, {"webhook-signature": "v1,", "webhook-id": "a"}):
+        with pytest.raises(BadSignature, match=r"No webhook is taken here: GitLab is polled\."):
+            forge.parse(headers, b"{}")
 
 
 def test_the_documented_example_is_read(payloads: Path) -> None:

@@ -292,7 +292,7 @@ def test_the_check_tells_what_the_token_may(any_gitlab: GitLabSide) -> None:
 
 def test_every_answer_tells_how_many_calls_are_left(gitlab: GitLabSide) -> None:
     gitlab.forge().check()
-    assert gitlab.rates == [("gitlab", 1999)]
+    assert gitlab.rates == [("gitlab", 1999), ("gitlab", 1998)]
 
 
 def test_no_secret_shows_anywhere(gitlab: GitLabSide, all_logs: Callable[[], str]) -> None:
