@@ -22,6 +22,7 @@ SOURCES = sorted((ROOT / "app/node/agent").glob("*.py"))
 TOO_NEW = re.compile(
     r"\.removeprefix|\.removesuffix|\.is_relative_to|\.with_stem|\.readlink\(|\.hardlink_to|\.pairwise|\.batched|math\.lcm"
     r"|functools\.cache\b|zip\([^)]*strict=|datetime\.UTC|TaskGroup|ExceptionGroup|\.bit_count|anext\(|\.waitstatus_to_exitcode"
+    r"|\b(?:list|dict|set|tuple|frozenset|deque)\[[\w\[\], .|]*\]\("  # a class with its parameter can be called from 3.9 on
 )
 NEW_MODULES = {"tomllib", "zoneinfo", "graphlib"}
 

@@ -79,7 +79,8 @@ class ContainedRunner(Runner):
             with attached:
                 attached.settimeout(2 * version.PATIENCE)
                 self._tell(attached, words, environ)
-                pieces, room = list[bytes](), version.LARGEST_ANSWER
+                pieces: list[bytes] = []
+                room = version.LARGEST_ANSWER
                 for piece in frames(attached):
                     pieces.append(piece[:room])
                     room -= len(pieces[-1])
