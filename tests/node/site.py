@@ -105,9 +105,10 @@ class Site:
             assert leases.move(self.db, held, state, reason=None, text="", values=values, now=now, deadline=None, due=now)
         return again(self.db, lease)
 
-    def mint(self, lease: Lease, command: tuple[str, ...] = ("./run.sh",), ready: str = "Listening") -> None:
-        """What the engine's runner station does once the node is proven."""
-        sealed = seal(self.vault, Credential(command, {"JIT": Secret(SECRET)}, {}, ready), credential_context(lease.id))
+    def mint(self, lease: Lease, command: tuple[str, ...] = ("./run.sh",), ready: str = "Listening", **more: Any) -> None:
+        """What the engine's runner station does once the node is proven; `more` of a Credential."""
+        credential = Credential(command, {"JIT": Secret(SECRET)}, ready=ready, **more)
+        sealed = seal(self.vault, credential, credential_context(lease.id))
         now = self.clock.now()
         (held,) = leases.claim(self.db, "engine", now, 10, HOLD)
         assert leases.rest(self.db, held, until=now, note="", values={"credential": sealed}, failed=False, now=now)

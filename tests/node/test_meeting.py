@@ -7,16 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from app.core.images import Evidence, ImageVerdict, Mode, to_json
 from app.core.model import Lease
 from app.core.proof import failed, prove
 from app.core.states import State
 from app.core.verdicts import wanted
+from app.forges.contract import Least
 from app.kit.clock import SystemClock
 from app.kit.threads import ThreadLane
 from app.store import nodes, pilots
 from app.store.db import Database
-from providers.contract import Need
+from providers.contract import Need, Secret
 from tests.fakes.signer import SigningKey, simple_signing
 from tests.node.agents import running
 from tests.node.site import SECRET, Site, served
@@ -56,6 +59,43 @@ echo Listening; "$ACTIONS_RUNNER_HOOK_JOB_STARTED" && exit 3
     assert "Listening" in lines and "Page: https://ci.acme.example/leases/" + lease.name in lines
     assert [line for line in lines if line.startswith("ending:")] == ["ending: the service asks this node to stop"]
     assert SECRET not in " ".join(lines) + started.console
+    lane.close()
+
+
+@pytest.mark.parametrize(("version", "code"), [("v0.2.12", 3), ("v0.2.11", 126)])
+def test_a_runner_without_a_hook_is_asked_for_its_version_and_tells_of_its_job(
+    db: Database, tmp_path: Path, machine: Path, version: str, code: int
+) -> None:
+    """What the engine sealed is what the agent reads; what the agent tells moves the lease."""
+    lane = ThreadLane("store", 4)
+    site = Site(db, tmp_path, lane, SystemClock())
+    lease, waiting = site.lease(), threading.Event()
+
+    def until(found: Callable[[Lease], object]) -> Lease:
+        for _ in range(1000):
+            now = again(db, lease)
+            if found(now):
+                return now
+            waiting.wait(0.02)
+        raise AssertionError(f"it never came: {again(db, lease)}")
+
+    least = Least(("sh", "-c", f"echo act_runner version {version}"), "0.2.12", "Install a newer one.")
+    script = 'head -n 1 "$(cat hook)"; echo Listening; echo task 12 repo is acme/train; exit 3'
+    with served(site.app) as url, running(url, machine, lease=lease.id) as started:
+        until(lambda now: now.facts)
+        site.move(lease, State.PROVING, State.REGISTERING)
+        files = {"hook": Secret("{hook}")}
+        site.mint(lease, ("/bin/sh", "-c", script), files=files, begun="task 12 repo is", least=least)
+        now = until(lambda now: now.runner_exited_at)
+        assert now.runner_exit == code and (now.job_started_at is not None) is (code == 3)
+        site.move(lease, State.IDLE, State.BUSY, State.DRAINING)
+        assert started.end() == 0
+    lines = [line.line for line in nodes.log(db, lease.id)]
+    if code == 3:
+        assert "sh on this machine is version 0.2.12" in lines and "#!/bin/sh" in lines
+    else:
+        why = "sh on this machine is version 0.2.11. Install a newer one."
+        assert f"the runner could not be started: {why}" in lines and "Listening" not in lines
     lane.close()
 
 

@@ -46,7 +46,8 @@ async def test_a_whole_life_from_the_start_up_script_on(site: Site) -> None:
     assert await node.fetch() is None
     site.mint(lease)
     credential = await node.fetch()
-    assert credential == {"command": ["./run.sh"], "environment": {"JIT": SECRET}, "files": {}, "ready": "Listening"}
+    usual = {"command": ["./run.sh"], "environment": {"JIT": SECRET}, "files": {}, "ready": "Listening"}
+    assert credential == {**usual, "begun": "", "least": None}
     await node.online()
     assert again(site.db, lease).runner_started_at == NOW and await site.rang()
     allowed, lines = await node.job_started("acme/train", "30021")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from app.node.agent import version
 from app.node.agent.command import Outcome
 from app.node.agent.runner import Runner, read_work
-from tests.node.agents import pack, running, shell
+from tests.node.agents import SYSTEM_PYTHON, need_root, pack, running, shell
 from tests.node.service import Service
 from tests.node.test_life import ask_gate, runner_of
 
@@ -193,18 +193,22 @@ def test_a_program_that_is_too_old_is_not_started_and_the_reason_is_told(service
 ASKED_AS = 'cd -P . && echo "$(id -u) $PWD $A $(grep CapEff /proc/self/status)" >asked; echo v0.2.12'
 
 
-def test_it_is_asked_as_the_runner_will_be_started(service: Service, machine: Path) -> None:
-    """The same user, rights, environment and folder."""
+@pytest.mark.parametrize("python", [sys.executable, SYSTEM_PYTHON], ids=["here", "system"])
+def test_it_is_asked_as_the_runner_will_be_started(service: Service, machine: Path, python: str) -> None:
+    """The same user, rights, environment and folder: as another user where every user can run this Python, else as root
+    without a capability."""
+    need_root()
     place = program(machine, ASKED_AS)
     started_as = ASKED_AS.replace(">asked", ">started")
     service.script.credential = shell(started_as, environment={"A": "of the credential"}, least=least(place, "--version"))
-    with running(service.url, machine) as agent:
+    with running(service.url, machine, python=python) as agent:
         service.wait_for_event("runner_exited")
         service.script.stop = True
         agent.end()
     asked = (machine / "runner/asked").read_text()
     assert asked == (machine / "runner/started").read_text() and "of the credential" in asked
     assert service.wait_for_line("gitea-runner on this machine is version 0.2.12")
+    assert "CapEff:\t0000000000000000" in asked and asked.startswith("0 ") is (python != SYSTEM_PYTHON)
 
 
 @pytest.mark.parametrize(
