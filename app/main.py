@@ -116,7 +116,7 @@ def _first_line(error: Exception) -> str:
 
 async def _run(flags: Flags) -> int:
     loaded = load(flags.config, _overrides(flags))
-    forgeless = loaded.settings.github is None and loaded.settings.gitlab is None
+    forgeless = not loaded.settings.forges
     demonstrates = flags.demo or (flags.config is None and forgeless)
     _check_role(flags.role, loaded, demonstrates)
     quiet = demonstrates and loaded.source("log.level") == "default"  # a newcomer's screen shows the welcome, not every request

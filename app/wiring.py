@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 
 from app import __version__, image_rules
 from app.core.gpus import ARCHITECTURES, GpuNames
 from app.core.images import Mode
+from app.core.listening import Listening
 from app.core.model import Pool, RepositoryRule, ScopeKind
 from app.core.states import State
 from app.engine import enlist
@@ -23,11 +23,8 @@ from app.engine.catalogue import Catalogue
 from app.engine.inventory import Inventory
 from app.engine.loop import Engine
 from app.engine.step import Deps, Timing
+from app.forge_wiring import forges_of, hosts_of, listening_of, scopes_of
 from app.forges.contract import Forge, ForgeError
-from app.forges.github import GitHubForge
-from app.forges.github_auth import AppKey
-from app.forges.github_wire import api_address
-from app.forges.gitlab import GitLabForge
 from app.kit.bell import Bell, Chime
 from app.kit.clock import Clock, SteadyClock, SystemClock
 from app.kit.telemetry import Telemetry
@@ -35,7 +32,7 @@ from app.kit.threads import Lane, ThreadLane
 from app.metered import MeteredForge, MeteredProvider, MeteredTrust
 from app.node import package
 from app.presence import Presence
-from app.settings import PoolSettings, RepositorySettings, SecretPlace, Settings
+from app.settings import PoolSettings, RepositorySettings, Settings
 from app.store import images, leases, sweep
 from app.store.db import Database, upgrade
 from app.store.vault import Vault, VaultError, check_keys
@@ -44,7 +41,7 @@ from app.web.app import build as build_web
 from app.web.app import build_probe
 from app.web.parts import HealthCheck, Make, WebParts, WebSettings
 from providers import registry
-from providers.contract import Health, Need, Provider, Secret
+from providers.contract import Health, Need, Provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +105,7 @@ def assemble(
     registries: Mapping[str, HealthCheck] | None = None,
     gpu_names: GpuNames | None = None,
     makes: Mapping[str, Make] | None = None,
+    listening: Mapping[str, Listening] | None = None,
 ) -> Service:
     """Build a service from its parts. The database is migrated already."""
     telemetry = telemetry or telemetry_of(forges, providers, pools)
@@ -142,6 +140,7 @@ def assemble(
         telemetry=telemetry,
         since=outfit.clock.now(),
         trust=judge,
+        listening=listening or {},
     )
     engine = Engine(deps)
     runs_engine = outfit.role != "web"
@@ -176,6 +175,7 @@ def assemble(
         traits={name: provider.traits for name, provider in counted.items()},
         makes=makes or {},
         gpu_names=gpu_names or GpuNames(),
+        listening={name: deps.hears(name) for name in metered},
         replica=presence.me.name,
     )
     web_app = build_probe(parts) if outfit.role == "engine" else build_web(parts)
@@ -223,8 +223,7 @@ def from_settings(
         db.close()
         raise
     pools = {pool.name: pool_of(pool, settings) for pool in settings.pool}
-    named = [name for name in ("github", "gitlab") if getattr(settings, name) is not None]
-    telemetry = telemetry_of(named, [table.name for table in settings.provider], pools)
+    telemetry = telemetry_of(settings.forges, [table.name for table in settings.provider], pools)
     # With SQLite our own time does not follow a clock that is set right later, and a forge would refuse what we sign.
     signed_at = outfit.clock.now if db.postgresql else SystemClock().now
     forges = forges_of(settings, signed_at, lambda forge, left: telemetry.forge_rate_left.set(left, forge=forge), public_url)
@@ -249,7 +248,7 @@ def from_settings(
             heartbeat_seconds=settings.engine.heartbeat_seconds,
             silent_seconds=silent.total_seconds(),
             beat_seconds=settings.engine.beat_seconds,
-            forge_hosts=_hosts(settings),
+            forge_hosts=hosts_of(settings),
         ),
         timing=Timing(
             beat=timedelta(seconds=settings.engine.beat_seconds),
@@ -263,18 +262,13 @@ def from_settings(
         trust=image_rules.trust_of(settings, registries, outfit.clock) if judged else None,
         registries={host: functools.partial(image_rules.answers, access) for host, access in registries.items()},
         gpu_names=GpuNames(settings.gpu_names),
+        listening=listening_of(settings),
         makes={table.name: Make(table.kind, known[table.kind].package) for table in settings.provider},
     )
     if role != "web":
         enlist.reconsider(service.deps)
         images.note_pools(db, image_rules.unsigned(pools), pools, outfit.clock.now())
     return service
-
-
-def _hosts(settings: Settings) -> tuple[str, ...]:
-    """Where the forges are, as `name:port`."""
-    found = [urlsplit(forge.url) for forge in (settings.github, settings.gitlab) if forge is not None]
-    return tuple(f"{url.hostname}:{url.port or (443 if url.scheme == 'https' else 80)}" for url in found if url.hostname)
 
 
 def _keys(db: Database, file: Path, now: datetime, *, anew: bool) -> Vault:
@@ -297,47 +291,6 @@ def _keys(db: Database, file: Path, now: datetime, *, anew: bool) -> Vault:
 
 def _rule_of(rule: RepositorySettings) -> RepositoryRule:
     return RepositoryRule(rule.match, rule.forks, frozenset(rule.events), frozenset(rule.actors))
-
-
-def forges_of(
-    settings: Settings, now: Callable[[], datetime], on_rate: Callable[[str, int], None], public_url: str
-) -> dict[str, Forge]:
-    """The forges that are set up; their secrets are read now. Raises SecretError, and ValueError for a blank secret."""
-    forges: dict[str, Forge] = {}
-    if settings.github is not None:
-        github = settings.github
-        forges["github"] = GitHubForge(
-            webhook_secret=_required(github.webhook_secret),
-            now=now,
-            webhook_secret_previous=_read(github.webhook_secret_previous),
-            api_url=github.api_url or api_address(github.url),
-            app_id=str(github.app_id or ""),
-            private_key=_read(github.private_key),
-            more_apps=[AppKey(str(app.app_id), app.private_key.read()) for app in github.app],
-            token=_read(github.token),
-            hook_url=f"{public_url.rstrip('/')}/hooks/github",
-            on_rate=on_rate,
-        )
-    if settings.gitlab is not None:
-        gitlab = settings.gitlab
-        forges["gitlab"] = GitLabForge(
-            url=gitlab.url,
-            token=gitlab.token.read(),
-            webhook_token=_read(gitlab.webhook_token),
-            signing_token=_read(gitlab.signing_token),
-            hook_url=f"{public_url.rstrip('/')}/hooks/gitlab",
-            now=now,
-            on_rate=on_rate,
-        )
-    return forges
-
-
-def _read(place: SecretPlace | None) -> Secret | None:
-    return None if place is None else place.read()
-
-
-def _required(place: SecretPlace | None) -> Secret:
-    return Secret("") if place is None else place.read()  # blank is refused by the forge itself
 
 
 def providers_of(settings: Settings, data: Path) -> dict[str, Provider]:
@@ -386,7 +339,7 @@ def pool_of(pool: PoolSettings, settings: Settings) -> Pool:
         allow_build=pool.allow_build,
         machine_image=pool.machine_image,
         scope=ScopeKind(pool.scope) if pool.scope is not None else None,
-        scopes={"github": ScopeKind(github.scope)} if github is not None else {},
+        scopes=scopes_of(settings),
         scope_path=pool.scope_path or enterprise,
         runner_group=pool.runner_group or (github.runner_group if github is not None else ""),
         runner_command=pool.runner_command,

@@ -78,7 +78,7 @@ def up(
         hint(f"Warning: {warning}")
     words = ["--role", role, *(["--new-keys"] if new_keys else [])]
     file = chosen_config(config)
-    demonstrates = file is None and loaded.settings.github is None and loaded.settings.gitlab is None
+    demonstrates = file is None and not loaded.settings.forges
     if provider is not None and not demonstrates:
         raise Failure(Exit.USAGE, "--provider is for the demo.", "Your own providers stand in the settings, as [[provider]].")
     if file is not None:

@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
+from enum import StrEnum
 
-from app.core.model import Charge, ChargeKind, Lease, Span
+from app.core.model import Lease, Span
 from app.core.states import ORDER, State
 
 QUANTUM = Decimal("0.000001")  # a millionth of the currency; amounts are rounded once, when they are booked
 HOUR = Decimal(3600)
+
+
+class ChargeKind(StrEnum):
+    BEFORE_JOB = "before_job"
+    JOB = "job"
+    AFTER_JOB = "after_job"
+    ROUNDING = "rounding"  # the provider's granularity and minimum
+    STRAY = "stray"  # an instance under the lease's tag that was not its own: doubled, or late
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One billed interval of one lease. Append-only."""
+
+    lease_id: str
+    kind: ChargeKind
+    since: datetime
+    until: datetime
+    price_per_hour: Decimal
+    amount: Decimal
+    currency: str
 
 
 def billed(used: timedelta, granularity: timedelta, minimum: timedelta) -> timedelta:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 
 from app.core.labels import match, normalise
@@ -17,8 +18,7 @@ def scope_of(job: Job, pool: Pool) -> Scope:
     kind = pool.scope or pool.scopes.get(job.forge, ScopeKind.REPOSITORY)
     if kind is ScopeKind.REPOSITORY:
         return Scope(ScopeKind.REPOSITORY, job.repository)
-    owner = job.repository.rpartition("/")[0] if job.forge.startswith("gitlab") else job.repository.partition("/")[0]
-    return Scope(kind, pool.scope_path or owner)
+    return Scope(kind, pool.scope_path or job.repository.rpartition("/")[0])
 
 
 def place(job: Job, pools: Sequence[Pool], repositories: Sequence[RepositoryRule]) -> tuple[Pool, Scope] | str:
@@ -42,9 +42,10 @@ def _reaches(scope: Scope, job: Job) -> bool:
     return scope.kind is not ScopeKind.ORGANIZATION or job.repository.casefold().startswith(within)
 
 
-def demand(queued: Sequence[Job], pools: Mapping[str, Pool]) -> tuple[Demand, ...]:
+def demand(queued: Sequence[Job], pools: Mapping[str, Pool], pinned: AbstractSet[str] = frozenset()) -> tuple[Demand, ...]:
     """Count queued jobs by key, oldest first within a key and between keys.
 
+    On the forges of `pinned` each job has a key of its own: a runner takes the one job that it was made for.
     Jobs that are in no pool, or whose run was not found to be one that may spend, count nowhere."""
     groups: dict[DemandKey, list[Job]] = {}
     for job in queued:
@@ -57,7 +58,8 @@ def demand(queued: Sequence[Job], pools: Mapping[str, Pool]) -> tuple[Demand, ..
             or job.labels is None
         ):
             continue
-        key = DemandKey(job.pool, job.forge, job.scope, normalise(job.labels))
+        own = job.id if job.forge in pinned else ""
+        key = DemandKey(job.pool, job.forge, job.scope, normalise(job.labels), own)
         groups.setdefault(key, []).append(job)
     found: list[Demand] = []
     for key, jobs in groups.items():

@@ -1,4 +1,4 @@
-"""The nouns, frozen: Job, Pool, Ask, Demand, Lease, Runner, Charge, Reason. One meaning each (docs/glossary.md)."""
+"""The nouns, frozen: Job, Pool, Ask, Demand, Lease, Runner, Reason. One meaning each (docs/glossary.md)."""
 
 from __future__ import annotations
 
@@ -225,6 +225,7 @@ class DemandKey:
     forge: str
     scope: Scope
     labels: tuple[str, ...]  # lower case, sorted
+    job: str = ""  # on a forge that pins a runner to its job, the job's id: there one lease serves one job, and no other
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +343,7 @@ class Lease:
     job_started_at: datetime | None = None
     runner_exited_at: datetime | None = None
     runner_exit: int | None = None
+    runner_why: str = ""  # why it could not be started at all, in the node's words
     # Runner:
     runner_id: str = ""
     runner_name: str = ""
@@ -367,27 +369,6 @@ class Span:
     entered_at: datetime
     left_at: datetime | None
     note: str = ""
-
-
-class ChargeKind(StrEnum):
-    BEFORE_JOB = "before_job"
-    JOB = "job"
-    AFTER_JOB = "after_job"
-    ROUNDING = "rounding"  # the provider's granularity and minimum
-    STRAY = "stray"  # an instance under the lease's tag that was not its own: doubled, or late
-
-
-@dataclass(frozen=True, slots=True)
-class Charge:
-    """One billed interval of one lease. Append-only."""
-
-    lease_id: str
-    kind: ChargeKind
-    since: datetime
-    until: datetime
-    price_per_hour: Decimal
-    amount: Decimal
-    currency: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ demand first, under the pool's ceiling; what is too many is given back.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -46,9 +47,11 @@ Draw = Callable[[DemandKey, Demand, Pool, int], Lease]
 """Makes the row of a new lease (ids and names are random, so they come from outside): key, demand, pool, attempt."""
 
 
-def decide(snapshot: Snapshot, pools: Mapping[str, Pool], draw: Draw) -> Plan:
-    """One look at everything: plan what is missing, give back what is too many, explain every wait."""
-    wanted = demand(snapshot.queued, pools)
+def decide(snapshot: Snapshot, pools: Mapping[str, Pool], draw: Draw, pinned: AbstractSet[str] = frozenset()) -> Plan:
+    """One look at everything: plan what is missing, give back what is too many, explain every wait.
+
+    `pinned`: the forges that give a runner the one job it was made for."""
+    wanted = demand(snapshot.queued, pools, pinned)
     coming = _by_key(lease for lease in snapshot.coming if _covers(lease))
     ended = _by_key(snapshot.ended)
     alive = dict(snapshot.alive)
@@ -139,12 +142,13 @@ def _by_key(leases: Iterable[Lease]) -> dict[DemandKey, list[Lease]]:
 
 def _surplus(leases: Sequence[Lease]) -> list[tuple[str, Reason, str]]:
     """Machines that nobody waits for are given back at once, but not a registered runner: it may be taking a job
-    right now, and its own idle limit ends it."""
+    right now, and its own idle limit ends it. One that was made for a single job has none to wait for: its station asks
+    the forge whether it is at work on it, and gives it back if not."""
     early = {State.PLANNED, State.LAUNCHING, State.BOOTING, State.PROVING}
     return [
         (lease.id, Reason.JOB_GONE, "No job waits for it any more: cancelled, or taken by another runner.")
         for lease in leases
-        if lease.state in early
+        if lease.state in early or (lease.key.job and lease.state in (State.REGISTERING, State.IDLE))
     ]
 
 

@@ -144,7 +144,10 @@ def _placing(deps: Deps) -> runs.Placing:
         if job.forge not in deps.forges:
             return None, None, f"The forge {job.forge} is not in the settings."
         answer = place(job, pools, deps.repositories)
-        return (None, None, answer) if isinstance(answer, str) else (answer[0].name, answer[1], "")
+        if isinstance(answer, str):
+            return None, None, answer
+        no = deps.forges[job.forge].unfit(job.labels or ())  # before a machine is rented that could never take it
+        return (None, None, no) if no else (answer[0].name, answer[1], "")
 
     return placing
 

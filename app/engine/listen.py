@@ -1,15 +1,17 @@
-"""What webhooks missed: deliveries sent again, open jobs listed, silent jobs asked for; all inside the forge's rate budget."""
+"""What webhooks missed, or were never to tell: deliveries sent again, open jobs listed, silent jobs asked for; all inside the
+forge's rate budget."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 import structlog
 
-from app.core.model import Job, JobState
+from app.core.model import Job, JobState, RepositoryRule
 from app.core.rules import allowed_repository
 from app.engine.step import Deps
 from app.forges.contract import Forge, ForgeDown, ForgeError, ForgeRefused, HeldBack, Missed, Pace
@@ -26,29 +28,35 @@ LONGEST_AWAY = timedelta(days=3)  # GitHub keeps deliveries for so long
 OVERLAP = timedelta(minutes=5)  # a delivery may be listed later than it was sent
 NOT_AGAIN = timedelta(hours=1)  # a repository, or a list of deliveries, that the forge refuses to show
 ENOUGH = 2  # repositories without a clear answer, and the round is broken off
+GLOB = "*?["
 SETTLED = timedelta(minutes=1)  # a job heard of within it may be missing in a list that lags
+SETTLED_WIDE = timedelta(seconds=5)  # the same at Gitea and Forgejo, whose lists are their own database
 
 
 async def poll(deps: Deps) -> int:
     """List the open jobs of every active repository whose turn it is, and ask for jobs that nobody speaks of any more.
 
     How many jobs were found further on than any webhook had told, or not at all."""
-    return await _each(deps, "poll", deps.timing.poll, _poll)
+    return await _each(deps, "poll", lambda name: deps.hears(name).poll or deps.timing.poll, _poll)
 
 
 async def redeliver(deps: Deps) -> int:
     """Ask each forge to send again what did not arrive. How many deliveries were asked for."""
-    return await _each(deps, "redeliver", deps.timing.redeliver, _redeliver)
+    return await _each(deps, "redeliver", lambda name: deps.timing.redeliver if deps.hears(name).webhooks else None, _redeliver)
 
 
 Search = Callable[[Deps, Forge, polls.Round], Awaitable[int]]
 
 
-async def _each(deps: Deps, kind: str, period: timedelta, search: Search) -> int:
-    """One round at every forge whose turn it is, all at the same time: one that hangs holds up no other."""
+async def _each(deps: Deps, kind: str, period_of: Callable[[str], timedelta | None], search: Search) -> int:
+    """One round at every forge whose turn it is, all at the same time: one that hangs holds up no other.
+
+    A forge without a period is left out."""
 
     async def one(name: str, forge: Forge) -> int:
-        pace = forge.pace()
+        pace, period = forge.pace(), period_of(name)
+        if period is None:
+            return 0
         length = period * (SLOWER if pace is Pace.SLOW else 1)
         last = await deps.store(polls.take, deps.db, f"{kind} {name}", deps.clock.now(), length, deps.since)
         if last is None:
@@ -110,58 +118,127 @@ def _guid(one: Missed) -> str:
 
 
 async def _poll(deps: Deps, forge: Forge, last: polls.Round) -> int:
-    now = deps.clock.now()
-    named = [rule.match for rule in deps.repositories if not any(sign in rule.match for sign in "*?[")]
-    places = await deps.store(polls.places, deps.db, forge.name, now - ACTIVE, named, now)
-    room, down = asyncio.Semaphore(AT_ONCE), list[ForgeDown]()
+    now, hears = deps.clock.now(), deps.hears(forge.name)
+    down = list[ForgeDown]()
+    found = await _reopened(deps, forge, now)
+    if hears.polled_only and not forge.wide:
+        await _find(deps, forge, down)
+    places = await _places(deps, forge, now) if hears.poll is not None else []
+    room = asyncio.Semaphore(AT_ONCE)
 
-    async def one(repository: str, installation: str) -> int:
+    async def one(place: polls.Place) -> int:
         async with room:
             if len(down) >= ENOUGH or any(isinstance(error, HeldBack) for error in down):
                 return 0
             try:
-                return await _list(deps, forge, repository, installation)
-            except HeldBack as error:  # not asked at all: it keeps its place in the line
-                down.append(error)
-            except ForgeDown as error:  # it goes to the end of the line, so that one bad repository keeps no other waiting
-                down.append(error)
-                await deps.store(polls.listed, deps.db, forge.name, repository, now, note=f"Broken off: {error}")
+                return await _list(deps, forge, place)
             except ForgeError as error:
-                await deps.store(
-                    polls.listed, deps.db, forge.name, repository, now, ask_after=now + NOT_AGAIN, note=f"Refused: {error}"
-                )
+                await _trouble(deps, forge, place.path, error, down)
             except Exception as error:  # noqa: BLE001  one repository hides no other
-                log.error("engine.poll_failed", repository=repository, error=f"{type(error).__name__}: {error}"[:500])
+                log.error("engine.poll_failed", repository=place.path, error=f"{type(error).__name__}: {error}"[:500])
             return 0
 
-    found = sum(await asyncio.gather(*(one(*place) for place in places)))
+    found += sum(await asyncio.gather(*(one(place) for place in places)))
     if not down:
         before = deps.clock.now() - deps.timing.unheard
         silent = await deps.store(polls.silent, deps.db, forge.name, before, deps.clock.now(), RESENT)
         found += await _ask_for(deps, forge, silent)
-    told = f"{len(places)} repositories listed, {found} jobs moved on." if not down else f"Broken off: {down[0]}"
+    told = f"{len(places)} places listed, {found} jobs moved on." if not down else f"Broken off: {down[0]}"
     await _finish(deps, last, told, None)
     if found:
         deps.telemetry.jobs_found.add(found, forge=forge.name)
-        log.warning("jobs found that no webhook told of", forge=forge.name, count=found)
         deps.bell.ring()
+        if hears.webhooks:
+            log.warning("jobs found that no webhook told of", forge=forge.name, count=found)
     return found
 
 
-async def _list(deps: Deps, forge: Forge, repository: str, installation: str) -> int:
+async def _trouble(deps: Deps, forge: Forge, path: str, error: ForgeError, down: list[ForgeDown]) -> None:
+    """A listing that failed. A bad place goes to the end of the line, so that it keeps no other waiting; one that was not
+    asked for at all keeps its own."""
+    now = deps.clock.now()
+    if isinstance(error, ForgeDown):
+        down.append(error)
+        if not isinstance(error, HeldBack):
+            await deps.store(polls.listed, deps.db, forge.name, path, now, note=f"Broken off: {error}")
+        return
+    await deps.store(polls.listed, deps.db, forge.name, path, now, ask_after=now + NOT_AGAIN, note=f"Refused: {error}")
+
+
+async def _places(deps: Deps, forge: Forge, now: datetime) -> list[polls.Place]:
+    """What is listed now: the owners, or the repositories. Of those that only a pattern names, where nothing else can tell
+    of a job: a whole owner costs one question there."""
+    named = [rule.match for rule in deps.repositories if not any(sign in rule.match for sign in GLOB)]
+    owners = owners_of(deps.repositories) if forge.wide else []
+    return await deps.store(polls.places, deps.db, forge.name, now - ACTIVE, named, now, owners=owners)
+
+
+async def _find(deps: Deps, forge: Forge, down: list[ForgeDown]) -> None:
+    """Which repositories there are, for patterns like `acme/*`: without webhooks nobody else would tell."""
+    owners = owners_of(deps.repositories)
+    for owner in await deps.store(polls.due_owners, deps.db, forge.name, owners, deps.clock.now()):
+        try:
+            told = await deps.lane(forge)(forge.repositories, owner.path, owner.installation)
+        except ForgeError as error:
+            await _trouble(deps, forge, owner.path, error, down)
+            continue
+        allowed = [path for path in told if allowed_repository(path, deps.repositories) is not None]
+        await deps.store(polls.found, deps.db, forge.name, owner.path, allowed, deps.clock.now())
+
+
+def owners_of(rules: Sequence[RepositoryRule]) -> list[str]:
+    """The owners that patterns name in full: `acme` of `acme/*`, `acme/vision` of `acme/vision/**`."""
+    found = dict[str, None]()
+    for rule in rules:
+        head = re.split(r"[*?\[]", rule.match, maxsplit=1)[0]
+        if head != rule.match and "/" in head:
+            found[head.rpartition("/")[0]] = None
+    return list(found)
+
+
+async def _reopened(deps: Deps, forge: Forge, now: datetime) -> int:
+    """Ask for jobs that had ended and that a delivery since told as open: late, or run again under the same id."""
+    if not forge.reruns_in_place:
+        return 0
+    found = 0
+    for job in await deps.store(polls.doubted, deps.db, forge.name, now, RESENT):
+        began = deps.clock.now()
+        try:
+            fresh = await deps.lane(forge)(forge.fetch_job, job)
+        except ForgeDown:
+            raise
+        except ForgeError:
+            fresh = None  # it will not say: then the job stays ended
+        same = fresh is not None and fresh.repository.casefold() == job.repository.casefold()
+        if fresh is None or not same or fresh.state is JobState.COMPLETED:
+            await deps.store(polls.settled, deps.db, job.id)
+        else:
+            found += await deps.store(jobs.reopen, deps.db, [fresh], began, deps.clock.now())
+    return found
+
+
+async def _list(deps: Deps, forge: Forge, place: polls.Place) -> int:
     began = deps.clock.now()
-    told = await deps.lane(forge)(forge.open_jobs, repository, installation)
-    fresh = [job for job in told if _fits(deps, forge, repository, job)]
-    found = await _record(deps, fresh)
-    silent = await deps.store(polls.unmentioned, deps.db, forge.name, repository, [job.id for job in fresh], began - SETTLED)
+    told = await deps.lane(forge)(forge.open_jobs, place.path, place.installation)
+    fresh = [job for job in told if _fits(deps, forge, place.path, job)]
+    found = await deps.store(jobs.reopen, deps.db, fresh, began, deps.clock.now()) if forge.reruns_in_place else 0
+    found += await _record(deps, fresh)
+    mentioned, before = [job.id for job in fresh], began - (SETTLED_WIDE if forge.wide else SETTLED)
+    owner = _is_owner(forge, place.path)
+    silent = await deps.store(polls.unmentioned, deps.db, forge.name, place.path, mentioned, before, owner=owner)
     found += await _ask_for(deps, forge, silent)
-    await deps.store(polls.listed, deps.db, forge.name, repository, began)
+    await deps.store(polls.listed, deps.db, forge.name, place.path, began)
     return found
 
 
-def _fits(deps: Deps, forge: Forge, repository: str, job: Job) -> bool:
-    same = job.forge == forge.name and job.repository.casefold() == repository.casefold()
-    return same and allowed_repository(job.repository, deps.repositories) is not None
+def _is_owner(forge: Forge, path: str) -> bool:
+    return forge.wide and "/" not in path
+
+
+def _fits(deps: Deps, forge: Forge, place: str, job: Job) -> bool:
+    path, wanted = job.repository.casefold(), place.casefold()
+    inside = path.startswith(f"{wanted}/") if _is_owner(forge, place) else path == wanted
+    return job.forge == forge.name and inside and allowed_repository(job.repository, deps.repositories) is not None
 
 
 async def _ask_for(deps: Deps, forge: Forge, silent: Sequence[Job]) -> int:

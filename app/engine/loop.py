@@ -53,7 +53,7 @@ async def _tidy(deps: Deps) -> None:
 
 
 CHORES = (
-    Chore("poll", lambda _: timedelta(seconds=15), listen.poll, shared=False, first=True),  # shared by the forge
+    Chore("poll", lambda _: timedelta(seconds=5), listen.poll, shared=False, first=True),  # shared by the forge
     Chore("redeliver", lambda _: timedelta(seconds=15), listen.redeliver, shared=False),
     Chore("survey", lambda timing: timing.watch, reaper.survey),
     Chore("forge sweep", lambda timing: timing.forge_sweep, reaper.reap_runners),

@@ -14,6 +14,7 @@ from app.store import leases
 
 async def plan(deps: Deps) -> Plan:
     """One transaction: count, decide, write planned leases, drains and the sentence for every wait."""
+    pinned = frozenset(name for name, forge in deps.forges.items() if forge.pinned)
 
     def decide_now(snapshot: Snapshot) -> Plan:
         def new_lease(key: DemandKey, want: Demand, pool: Pool, attempt: int) -> Lease:
@@ -37,6 +38,6 @@ async def plan(deps: Deps) -> Plan:
             )
             return replace(lease, deadline=deadline(State.PLANNED, lease, pool, snapshot.now))
 
-        return decide(snapshot, deps.pools, new_lease)
+        return decide(snapshot, deps.pools, new_lease, pinned)
 
     return await deps.store(leases.plan, deps.db, decide_now, deps.clock.now())

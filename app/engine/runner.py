@@ -22,9 +22,8 @@ async def register(lease: Lease, deps: Deps) -> Answer:
     if lease.job_started_at is not None or lease.job_id:
         return await _busy(lease, deps)
     if lease.runner_exited_at is not None:
-        return Move(
-            State.DRAINING, Reason.RUNNER_FAILED, f"The runner ended with code {lease.runner_exit} before it was online."
-        )
+        text = lease.runner_why or f"The runner ended with code {lease.runner_exit} before it was online."
+        return Move(State.DRAINING, Reason.RUNNER_FAILED, text)
     if lease.runner_started_at is not None:
         return Move(State.IDLE, text=f"Runner {lease.runner_name} is online.")
     if lease.drain_asked_at is not None:
@@ -66,6 +65,7 @@ async def _mint(lease: Lease, deps: Deps) -> Answer:
         name=name,
         scope=lease.key.scope,
         labels=labels or lease.key.labels,
+        job=lease.key.job.removeprefix(f"{forge.name}-"),
         group=pool.runner_group,
         installation=installation,
         command=pool.runner_command,

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from app.core import pilot
 from app.core.cooling import FIRST_REST
 from app.core.images import ImageVerdict, TrustRule
+from app.core.listening import Listening
 from app.core.model import Lease, Pool, Reason, RepositoryRule
 from app.core.states import RULES, State
 from app.engine.catalogue import Catalogue
@@ -109,6 +110,7 @@ class Deps:
     telemetry: Telemetry
     since: datetime  # when this service started: before that it heard no node
     trust: Judge | None = None  # None: no pool has an image
+    listening: Mapping[str, Listening] = field(default_factory=dict[str, Listening])  # by forge; else both ways
 
     @property
     def runner_prefix(self) -> str:
@@ -118,6 +120,10 @@ class Deps:
     async def keep(self, lease: Lease, **values: Any) -> bool:
         """Write down what is about to be done, under the claim. False: somebody else went on, so do not do it."""
         return await self.store(leases.keep, self.db, lease, values, self.clock.now())
+
+    def hears(self, forge: str) -> Listening:
+        """How this forge's news reach us."""
+        return self.listening.get(forge) or Listening(poll=self.timing.poll)
 
     def lane(self, forge: Forge) -> Lane:
         """Where this forge is asked."""

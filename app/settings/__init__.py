@@ -1,13 +1,19 @@
 """Every knob of Sublet: typed, grouped, documented under the field, read once, frozen."""
 
+from app.settings.forges import (
+    ForgejoSettings,
+    ForgeSettings,
+    GiteaSettings,
+    GitHubSettings,
+    GitLabSettings,
+    IntakeSection,
+)
 from app.settings.load import Loaded, SettingsError, load
 from app.settings.pools import PoolSettings
 from app.settings.secrets import PublicPlace, SecretError, SecretPlace
 from app.settings.sections import (
     DatabaseSettings,
     EngineSettings,
-    GitHubSettings,
-    GitLabSettings,
     LogSettings,
     ProviderSettings,
     RepositorySettings,
@@ -19,9 +25,13 @@ from app.settings.trust import IdentitySettings, ProvenanceSettings, RegistrySet
 __all__ = [
     "DatabaseSettings",
     "EngineSettings",
+    "ForgeSettings",
+    "ForgejoSettings",
     "GitHubSettings",
     "GitLabSettings",
+    "GiteaSettings",
     "IdentitySettings",
+    "IntakeSection",
     "Loaded",
     "LogSettings",
     "PoolSettings",

@@ -233,5 +233,10 @@ def _warnings(settings: Settings) -> Iterator[str]:
         yield 'no [[repository]] is named, so no job is served: add one, for example match = "acme/*"'
     if settings.pool and not settings.provider:
         yield "no [[provider]] is named, so no pool can get a machine"
-    if settings.pool and settings.github is None and settings.gitlab is None:
-        yield "neither [github] nor [gitlab] is set up, so no job can come"
+    if settings.pool and not settings.forges:
+        yield "no forge is set up ([github], [gitlab], [gitea] or [forgejo]), so no job can come"
+    polled = sorted(name for name, forge in settings.forges.items() if forge.intake == "poll")
+    for rule in settings.repository if polled else ():
+        if set(rule.match.partition("/")[0]) & set("*?["):
+            what = f"{', '.join(polled)} cannot be asked for its repositories"
+            yield f'[[repository]] `match = "{rule.match}"` names no owner, so {what}: name each owner, as in acme/*'

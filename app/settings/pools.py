@@ -9,9 +9,12 @@ from typing import Any, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
+from app.kit.template import names
 from app.settings.fields import Addition, Label, Name, Price, Section, Words, table
 from app.settings.trust import Digest, IdentitySettings, ImageReference, Pattern, ProvenanceSettings, PublicKeyField
 
+PLACES = frozenset({"url", "name", "labels", "idle_seconds", "uuid", "handle"})
+"""What the forges fill in; each says for itself which of them it has."""
 UNPROVEN = (
     'name a signed `image`, or write these two lines, and every lease wears a red mark:\n    mode = "bare"\n    signed = false'
 )
@@ -24,8 +27,9 @@ class PoolSettings(Section):
     """What pages call it. Default: its labels joined by hyphens."""
     labels: tuple[Label, ...] = Field(min_length=1, max_length=20)
     """The labels it serves: a job with all of these, and nothing else but what `may_add` allows, is its own. No default."""
-    forges: tuple[Literal["github", "gitlab"], ...] = ()
-    """Forges whose jobs it serves. Default: every one that is set up."""
+    forges: tuple[Name, ...] = ()
+    """Forges whose jobs it serves: `github`, `gitlab`, `gitea`, `forgejo`, or the `name` of a [[forge]]. Default: every one
+    that is set up."""
     providers: tuple[Name, ...] = ()
     """Providers by name, in order of preference. Default: all, the cheapest first."""
     gpu: Words | None = None
@@ -97,7 +101,9 @@ class PoolSettings(Section):
     runner_group: Words = ""
     """Runner group by name. Default: the forge's `runner_group`."""
     runner_command: tuple[Words, ...] = Field(default=(), max_length=50)
-    """Command that starts the runner on the node, as a list of words. Default: the usual one of the forge."""
+    """Command that starts the runner on the node, as a list of words, so that you can pin your own version of it. `{url}`,
+    `{name}`, `{labels}` and `{idle_seconds}` are filled in, for Forgejo also `{uuid}` and `{handle}`. Default: the usual one of
+    the forge."""
     usual_minutes: float | None = Field(default=None, gt=0, le=14_400)
     """Minutes that a job of the pool usually takes: offers are ranked by what that would cost. Default: as long as the last
     ones took, and 20 before there were any."""
@@ -136,6 +142,9 @@ class PoolSettings(Section):
             raise ValueError("`boot_minutes` is longer than `max_minutes`, the time of the whole lease")
         if self.scope_path and self.scope in (None, "repository"):
             raise ValueError('`scope_path` needs `scope = "organization"` or `"enterprise"`')
+        if strange := names(self.runner_command) - PLACES:
+            known = ", ".join(f"{{{place}}}" for place in sorted(PLACES))
+            raise ValueError(f"`runner_command` has {{{min(strange)}}}; what is filled in is {known}")
         if (no := self._unproven()) is not None:
             raise ValueError(no)
         for word in ("min_driver", "min_cuda"):

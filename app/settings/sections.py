@@ -1,4 +1,4 @@
-"""The tables of the settings file, except for pools. Each field says what it is, its unit, its default and why."""
+"""The tables of the settings file, except for pools and forges. Each field says what it is, its unit, its default and why."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from app.settings.fields import FilePath, Name, SecretField, Section, WebAddress, Words, place, table
+from app.settings.fields import FilePath, Name, Section, Words, place, table
 from app.settings.secrets import FORMS, HOW, SecretPlace
 
 
@@ -60,80 +60,6 @@ class DatabaseSettings(Section):
         return self.url.read().reveal()
 
 
-class GitHubAppSettings(Section):
-    """A further GitHub App with the same rights, for more calls an hour: they are spread to the App with most left."""
-
-    app_id: int = Field(gt=0)
-    """Number of the App. No default. It needs no webhook: the App of `[github]` `app_id` has that."""
-    private_key: SecretField
-    """The App's private key (PEM). No default."""
-
-
-class GitHubSettings(Section):
-    """One GitHub account: github.com or GitHub Enterprise Server."""
-
-    url: WebAddress = "https://github.com"
-    """Address of the web pages. Default `https://github.com`; for Enterprise Server, your own host."""
-    api_url: WebAddress | None = None
-    """Address of the API. Default: `https://api.github.com`, `https://api.TENANT.ghe.com`, or `/api/v3` below `url`
-    for Enterprise Server."""
-    app_id: int | None = Field(default=None, gt=0)
-    """Number of the GitHub App. Default none. An App is the safer way: its tokens live an hour and reach one repository."""
-    private_key: SecretField | None = None
-    """The App's private key (PEM). Default none. Goes together with `app_id`."""
-    app: tuple[GitHubAppSettings, ...] = Field(default=(), max_length=20)
-    """Further Apps, each with a rate limit of its own. Default none. One that is not installed somewhere is left out there."""
-    token: SecretField | None = None
-    """Personal access token, used where there is no App. Default none. Enterprise runners need one, as no App serves them."""
-    webhook_secret: SecretField | None = None
-    """Secret of the webhook. No default: without it no delivery can be trusted."""
-    webhook_secret_previous: SecretField | None = None
-    """The secret before the present one, still accepted while you change it at GitHub. Default none."""
-    scope: Literal["repository", "organization", "enterprise"] = "repository"
-    """Where runners are registered. Default `repository`: the narrowest. A pool may say otherwise."""
-    runner_group: Words = ""
-    """Runner group by name, for organisation and enterprise runners. Default: the default group."""
-    enterprise: Words = ""
-    """Short name of the enterprise, as in its address. Default none; needed for the scope `enterprise`."""
-
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        if (self.app_id is None) != (self.private_key is None):
-            raise ValueError("`app_id` and `private_key` go together")
-        if self.app and self.app_id is None:
-            raise ValueError("[[github.app]] needs `app_id` and `private_key` in [github] too: that App has the webhook")
-        if len({self.app_id, *(app.app_id for app in self.app)}) < 1 + len(self.app):
-            raise ValueError("two of the Apps have the same `app_id`")
-        if self.app_id is None and self.token is None:
-            raise ValueError("needs `app_id` with `private_key`, or `token`")
-        if self.webhook_secret is None:
-            raise ValueError("needs `webhook_secret`: without it no delivery can be trusted")
-        if self.scope == "enterprise" and not self.enterprise:
-            raise ValueError('scope "enterprise" needs `enterprise`')
-        if self.scope == "enterprise" and self.token is None:
-            raise ValueError('scope "enterprise" needs `token`: a GitHub App cannot register enterprise runners')
-        return self
-
-
-class GitLabSettings(Section):
-    """One GitLab account: gitlab.com or your own instance."""
-
-    url: WebAddress = "https://gitlab.com"
-    """Address of the instance. Default `https://gitlab.com`."""
-    token: SecretField
-    """Access token with the scopes `api` and `create_runner`. No default."""
-    webhook_token: SecretField | None = None
-    """The webhook's secret token (`X-Gitlab-Token`). Default none; this or `signing_token` is needed."""
-    signing_token: SecretField | None = None
-    """The webhook's signing token, for the signed form of deliveries, which is the stronger one. Default none."""
-
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        if self.webhook_token is None and self.signing_token is None:
-            raise ValueError("needs `webhook_token` or `signing_token`: without one no delivery can be trusted")
-        return self
-
-
 _SECRET_WORDS = frozenset({"key", "token", "secret", "password", "credential", "credentials"})
 
 
@@ -166,15 +92,10 @@ def _taken(value: Any) -> Any:
     return value.read() if isinstance(value, SecretPlace) else value
 
 
-class ProviderSettings(Section):
-    """One account at a place that rents out machines. Further keys belong to the provider's kind."""
+class PluginSection(Section):
+    """A table whose further keys belong to its kind, which a plugin serves. A secret among them is never written in place."""
 
     model_config = ConfigDict(extra="allow")
-
-    name: Name
-    """What pools and pages call it: a-z, 0-9 and hyphens. No default."""
-    kind: Name
-    """Which wrapper serves it: `local`, `docker`, or another that is installed. No default."""
 
     @model_validator(mode="before")
     @classmethod
@@ -185,8 +106,17 @@ class ProviderSettings(Section):
         return {key: told if key in cls.model_fields else _placed(key, told) for key, told in own.items()}
 
     def own(self) -> dict[str, Any]:
-        """The keys that belong to the provider's kind; each secret is read now, as `Secret`. Raises SecretError."""
+        """The keys that belong to the table's kind; each secret is read now, as `Secret`. Raises SecretError."""
         return {key: _taken(value) for key, value in (self.model_extra or {}).items()}
+
+
+class ProviderSettings(PluginSection):
+    """One account at a place that rents out machines. Further keys belong to the provider's kind."""
+
+    name: Name
+    """What pools and pages call it: a-z, 0-9 and hyphens. No default."""
+    kind: Name
+    """Which wrapper serves it: `local`, `docker`, or another that is installed. No default."""
 
 
 def _glob(value: str) -> str:
@@ -226,7 +156,8 @@ class EngineSettings(Section):
     """Seconds between two questions to a forge which of its deliveries did not arrive. Default 120."""
     poll_seconds: float = Field(default=300.0, ge=15, le=3_600)
     """Seconds between two listings of the open jobs of active repositories, for what no delivery told. Default 300.
-    While little of the forge's quota is left, both are asked less often, and at its end not at all."""
+    While little of the forge's quota is left, both are asked less often, and at its end not at all. A forge's own
+    `poll_seconds` comes first."""
 
     @model_validator(mode="after")
     def _patience(self) -> Self:

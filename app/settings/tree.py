@@ -10,12 +10,19 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.settings.fields import FilePath, WebAddress, Words, is_loopback
+from app.settings.forges import (
+    BUILT_IN,
+    ForgejoSettings,
+    ForgeSettings,
+    GiteaSettings,
+    GitHubSettings,
+    GitLabSettings,
+    IntakeSection,
+)
 from app.settings.pools import PoolSettings
 from app.settings.sections import (
     DatabaseSettings,
     EngineSettings,
-    GitHubSettings,
-    GitLabSettings,
     LogSettings,
     ProviderSettings,
     RepositorySettings,
@@ -49,6 +56,12 @@ class Settings(BaseSettings):
     """The GitHub account. Default none."""
     gitlab: GitLabSettings | None = None
     """The GitLab account. Default none."""
+    gitea: GiteaSettings | None = None
+    """The Gitea account. Default none."""
+    forgejo: ForgejoSettings | None = None
+    """The Forgejo account. Default none."""
+    forge: tuple[ForgeSettings, ...] = Field(default=(), max_length=20)
+    """Accounts at forges that installed plugins serve. Default none."""
     provider: tuple[ProviderSettings, ...] = Field(default=(), max_length=100)
     """Accounts at places that rent out machines. Default none."""
     gpu_names: dict[Words, tuple[Words, ...]] = Field(default={}, max_length=200)
@@ -78,6 +91,13 @@ class Settings(BaseSettings):
         """Only what it is given: `load` merges flags, environment and file, and keeps where each value came from."""
         return (init_settings,)
 
+    @property
+    def forges(self) -> dict[str, IntakeSection]:
+        """Every forge that is set up, by name."""
+        built_in = {"github": self.github, "gitlab": self.gitlab, "gitea": self.gitea, "forgejo": self.forgejo}
+        known: dict[str, IntakeSection] = {name: one for name, one in built_in.items() if one is not None}
+        return known | {one.name: one for one in self.forge}
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         problems = [*self._addresses(), *self._names(), *self._served_twice(), *self._scopes(), *self._images()]
@@ -92,13 +112,14 @@ class Settings(BaseSettings):
 
     def _names(self) -> list[str]:
         problems: list[str] = []
-        for title, names in (("provider", [row.name for row in self.provider]), ("pool", [row.name for row in self.pool])):
+        titled = {"provider": self.provider, "pool": self.pool, "forge": self.forge}
+        for title, names in ((title, [row.name for row in rows]) for title, rows in titled.items()):
             doubles = [name for name, count in Counter(names).items() if count > 1]
             problems += [f"[[{title}]]: two are named `{name}`" for name in doubles]
         doubles = [host for host, count in Counter(row.host for row in self.registry).items() if count > 1]
         problems += [f"[[registry]]: two have the host `{host}`" for host in doubles]
         known = {row.name for row in self.provider}
-        forges = {name for name, table in (("github", self.github), ("gitlab", self.gitlab)) if table is not None}
+        forges = self.forges
         for number, pool in enumerate(self.pool, 1):
             for name in pool.providers:
                 if name not in known:
@@ -106,7 +127,8 @@ class Settings(BaseSettings):
                     problems.append(f"[[pool]] #{number} `providers`: no [[provider]] is named `{name}` (there are: {told})")
             for forge in pool.forges:
                 if forge not in forges:
-                    problems.append(f"[[pool]] #{number} `forges`: there is no [{forge}] table")
+                    table = f"[{forge}] table" if forge in BUILT_IN else f"[[forge]] named `{forge}`"
+                    problems.append(f"[[pool]] #{number} `forges`: there is no {table}")
         return problems
 
     def _images(self) -> list[str]:
@@ -132,7 +154,7 @@ class Settings(BaseSettings):
     def _served_twice(self) -> list[str]:
         """Two pools with the same labels for the same forge would make it chance which one pays."""
         problems: list[str] = []
-        everywhere = frozenset({"github", "gitlab"})
+        everywhere = frozenset({*self.forges, *BUILT_IN})
         for number, pool in enumerate(self.pool, 1):
             for other, earlier in enumerate(self.pool[: number - 1], 1):
                 forges = frozenset[str](pool.forges or everywhere) & frozenset[str](earlier.forges or everywhere)

@@ -11,7 +11,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.core.model import Charge, Job, JobState, Lease, Span
+from app.core.billing import Charge
+from app.core.model import Job, JobState, Lease, Span
 from app.core.states import ORDER, State
 from app.store.audit import Entry
 from app.store.db import Database

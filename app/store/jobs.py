@@ -14,9 +14,10 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from app.core.model import JOB_ORDER, Job, JobState, Scope
+from app.core.states import State
 from app.store.db import Database
 from app.store.rows import JOB_COLUMNS, QUEUED_COLUMNS, clean, job_of, job_values, queued_of, whole
-from app.store.tables import delivery, job, lease
+from app.store.tables import PINNED, delivery, job, lease, run
 
 OPEN = (JobState.WAITING, JobState.QUEUED, JobState.IN_PROGRESS)
 STARTED = (JobState.IN_PROGRESS, JobState.COMPLETED)
@@ -214,31 +215,31 @@ def _without_id(job: Job) -> dict[str, Any]:
     return values
 
 
-_NAMED = (
-    sa.select(
-        *(lease.c[name] for name in ("id", "forge", "runner_name", "created_at", "job_id", "job_started_at", "job_done_at")),
-        lease.c.job_conclusion,
-    )
-    .where(lease.c.runner_name.in_(sa.bindparam("names", expanding=True)), lease.c.runner_name != "")
-    .order_by(lease.c.id)
-    .with_for_update()
+_FACTS = ("id", "forge", "runner_name", "created_at", "for_job", "job_id", "job_started_at", "job_done_at", "job_conclusion")
+_BOUND = sa.select(*(lease.c[name] for name in _FACTS)).with_for_update()
+_NAMED = _BOUND.where(lease.c.runner_name.in_(sa.bindparam("names", expanding=True)), lease.c.runner_name != "").order_by(
+    lease.c.id
 )
+_PINNED = _BOUND.where(
+    PINNED,
+    lease.c.for_job.in_(sa.bindparam("ids", expanding=True)),
+    sa.or_(lease.c.job_started_at.is_not(None), lease.c.state == State.BUSY),
+).order_by(lease.c.created_at, lease.c.id)
 
 
 def _bind(conn: sa.Connection, jobs: Iterable[Job], now: datetime) -> dict[str, dict[str, Any]]:
     """job id -> the lease that it runs on, by the runner's name, with what the job tells of it. An empty name never matches.
 
-    A runner runs one job: the first that names it keeps it, whatever comes later."""
-    named = [one for one in jobs if one.runner_name and one.state in STARTED]
-    if not named:
-        return {}
-    rows = {
-        (row.forge, row.runner_name): row for row in conn.execute(_NAMED, {"names": sorted({one.runner_name for one in named})})
-    }
+    A runner runs one job: the first that names it keeps it, whatever comes later. A forge that names no runner pins it to its
+    job: there it is the lease that was made for the job, once its node has said that a job began."""
+    named = [one for one in jobs if one.state in STARTED]
+    names, unnamed = sorted({one.runner_name for one in named} - {""}), sorted(one.id for one in named if not one.runner_name)
+    rows = {(row.forge, row.runner_name): row for row in conn.execute(_NAMED, {"names": names})} if names else {}
+    pinned = {row.for_job: row for row in conn.execute(_PINNED, {"ids": unnamed})} if unnamed else {}
     bound: dict[str, dict[str, Any]] = {}
     taken: dict[str, str] = {}
     for one in named:
-        row = rows.get((one.forge, one.runner_name))
+        row = rows.get((one.forge, one.runner_name)) if one.runner_name else pinned.get(one.id)
         if row is None or taken.setdefault(row.id, row.job_id or one.id) != one.id:
             continue
         # The forge's clock is not ours: nothing happened before the lease was there, or is yet to come. Where the forge
@@ -256,6 +257,43 @@ def _bind(conn: sa.Connection, jobs: Iterable[Job], now: datetime) -> dict[str, 
 
 def _between(earliest: datetime, told: datetime | None, now: datetime) -> datetime:
     return now if told is None else min(max(told.astimezone(UTC), earliest), now)
+
+
+# --- jobs that are run again under the same id
+
+
+def doubt(db: Database, job_id: str, now: datetime) -> None:
+    """A delivery says that a job waits or runs which had ended: late, or run again. Its forge is asked at the next round."""
+    here = (job.c.id == job_id, job.c.state == JobState.COMPLETED)
+    with db.write() as conn:
+        conn.execute(sa.update(job).where(*here).values(ask_after=now, asks=0))
+
+
+_ENDED = (
+    sa.select(*JOB_COLUMNS)
+    .where(job.c.id.in_(sa.bindparam("ids", expanding=True)), job.c.state == JobState.COMPLETED)
+    .where(job.c.heard_at < sa.bindparam("before", type_=job.c.heard_at.type))
+    .order_by(job.c.id)
+    .with_for_update()
+)
+
+
+def reopen(db: Database, told: Sequence[Job], before: datetime, now: datetime) -> int:
+    """Those of the jobs that had ended, and that their forge now tells as open under the same id: they start anew. How many.
+
+    Only by the forge's own answer to a question asked at `before`, never by a delivery, which may be late. Who runs a job
+    again counts, so its run is asked for again, too."""
+    fresh = {one.id: admissible(one) for one in told if one.state is not JobState.COMPLETED and _fits(one)}
+    if not fresh:
+        return 0
+    with db.write() as conn:
+        ended = [job_of(row) for row in conn.execute(_ENDED, {"ids": sorted(fresh), "before": before})]
+        for one in ended:
+            anew = replace(fresh[one.id], seen_at=now, queued_at=now, heard_at=now, heard_by="poll")
+            conn.execute(_UPDATE, {"the_id": one.id, **_without_id(anew), "ask_after": None, "asks": 0})
+            same = (run.c.forge == one.forge, run.c.repository == one.repository, run.c.id == one.run_id)
+            conn.execute(sa.delete(run).where(*same))
+    return len(ended)
 
 
 # --- what we make of them

@@ -9,8 +9,8 @@ from decimal import Decimal
 
 import sqlalchemy as sa
 
-from app.core.billing import accrued
-from app.core.model import Charge, Lease
+from app.core.billing import Charge, accrued
+from app.core.model import Lease
 from app.core.states import State
 from app.store import audit, strays, surveys
 from app.store.db import Database

@@ -203,10 +203,11 @@ def mint_hints(db: Database, wanted: Lease) -> tuple[str, tuple[str, ...]]:
 
     Both empty where no such job is known."""
     key = wanted.key
+    own = wanted.job_id or key.job
     asked = {"the_pool": key.pool, "the_forge": key.forge, "the_scope": str(key.scope)}
     queries: list[tuple[sa.Select[Any], dict[str, str]]] = [(_QUEUED_LIKE_IT, asked), (_LIKE_IT, asked)]
-    if wanted.job_id:
-        queries.insert(0, (_ITS_OWN, {"the_job": wanted.job_id}))
+    if own:
+        queries.insert(0, (_ITS_OWN, {"the_job": own}))
     installation = ""
     with db.read() as conn:
         for query, values in queries:

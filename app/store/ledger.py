@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import sqlalchemy as sa
 
-from app.core.model import Charge
+from app.core.billing import Charge
 from app.core.states import State
 from app.store import audit
 from app.store.db import Database

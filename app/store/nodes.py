@@ -19,11 +19,12 @@ from app.core.model import Lease, Reason
 from app.core.states import ORDER, State
 from app.store import audit
 from app.store.db import Database
+from app.store.jobs import STARTED
 from app.store.leases import mark_asked
 from app.store.rows import LEASE_COLUMNS, clean, facts_of, plain, whole
 from app.store.rows import lease_of as lease_row
 from app.store.tables import audit as audit_table
-from app.store.tables import lease, node_log, node_session
+from app.store.tables import job, lease, node_log, node_session
 
 JOINABLE = (State.LAUNCHING, State.BOOTING)  # a fast node speaks before the provider's answer is written down
 JUDGED_BY = (*JOINABLE, State.PROVING)  # facts that come after the proof can no longer change it
@@ -166,8 +167,8 @@ def report_facts(db: Database, lease_id: str, facts: Mapping[str, Any], now: dat
 def event(db: Database, lease_id: str, kind: str, at: datetime, data: Mapping[str, Any], now: datetime) -> bool:
     """Something happened on the node: written once, never corrected. False: not new, not known, or the lease is released.
 
-    `data` of "runner_exited" holds the exit status as "exit". The node's clock is not ours: `at` is never taken
-    for later than now, nor for earlier than the node joined."""
+    `data` of "runner_exited" holds the exit status as "exit", and as "why" what kept it from starting at all. The node's
+    clock is not ours: `at` is never taken for later than now, nor for earlier than the node joined."""
     if kind in BARE:
         with db.write() as conn:
             return _tell(conn, lease_id, now, lease.c.joined_at.is_not(None))
@@ -181,9 +182,27 @@ def event(db: Database, lease_id: str, kind: str, at: datetime, data: Mapping[st
         values: dict[str, Any] = {column.key: min(max(aware(at), joined), now)}
         if kind == "runner_online":
             values["credential"] = None  # it has served
+        if kind == "job_started":
+            values |= _own_job(conn, lease_id)
         if kind == "runner_exited":
             values["runner_exit"] = whole(data.get("exit"))
+            values["runner_why"] = clean(str(data.get("why") or ""), 500)
         return _tell(conn, lease_id, now, column.is_(None), **values)
+
+
+def _own_job(conn: sa.Connection, lease_id: str) -> dict[str, Any]:
+    """Of a lease that is for one job alone: this job, if its forge has told already that it runs.
+
+    Before that the lease covers it, as any other does whose job has no name yet. Jobs before leases, as everywhere."""
+    found = conn.execute(
+        sa.select(job.c.id, job.c.lease_id)
+        .join(lease, lease.c.for_job == job.c.id)
+        .where(lease.c.id == lease_id, lease.c.for_job != "", lease.c.job_id == "", job.c.state.in_(STARTED))
+    ).first()
+    if found is None or found.lease_id not in ("", lease_id):
+        return {}
+    conn.execute(sa.update(job).where(job.c.id == found.id).values(lease_id=lease_id))
+    return {"job_id": found.id}
 
 
 def _tell(conn: sa.Connection, lease_id: str, now: datetime, where: sa.ColumnElement[bool], **values: Any) -> bool:

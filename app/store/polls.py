@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from app.core.model import Job
+from app.core.model import Job, JobState
 from app.store.db import Database
 from app.store.jobs import OPEN
 from app.store.rows import JOB_COLUMNS, clean, job_of
@@ -18,6 +19,8 @@ from app.store.tables import delivery, duty, job, missed, polled
 TRIES = 4  # at one delivery: after 2 minutes, 10, 50 and 250; whatever still fails then is left to the poll
 FIRST_TRY = timedelta(minutes=2)
 KEPT_MISSES = timedelta(days=7)
+LIST_OWNER = timedelta(minutes=10)  # how often an owner is asked which repositories there are
+FOUND = timedelta(hours=1)  # so long a repository is listed after its owner last named it
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +105,34 @@ _ACTIVE = (
 )
 
 
-def places(db: Database, forge: str, since: datetime, named: Sequence[str], now: datetime) -> list[tuple[str, str]]:
-    """Repository and installation of every one with an open job of ours, or one seen since then, and of those that are named.
+class Place(NamedTuple):
+    """What one listing covers: a repository, or an owner with all of its repositories."""
+
+    path: str
+    installation: str = ""
+
+
+_INSTALLED = (
+    sa.select(job.c.repository, sa.func.max(job.c.installation)).where(job.c.forge == _FORGE).group_by(job.c.repository)
+)
+
+
+def places(
+    db: Database, forge: str, since: datetime, named: Sequence[str], now: datetime, *, owners: Sequence[str] = ()
+) -> list[Place]:
+    """Every repository with an open job of ours, or one seen since then, those that are named, and those that a listing of
+    their owner named lately. An owner of `owners` stands for all of its repositories: one listing covers them.
 
     Those listed longest ago come first; those that the forge refuses are left out for a while."""
     with db.read() as conn:
         known = {row.repository: row for row in conn.execute(_POLLED, {"the_forge": forge})}
         active = conn.execute(_ACTIVE, {"the_forge": forge, "since": since})
         found = {str(repository): str(inside) for repository, inside in active}
-    seen = {repository.casefold() for repository in found}
-    found |= {repository: "" for repository in named if repository.casefold() not in seen}
+    lately = [path for path, row in known.items() if row.found_at is not None and row.found_at > now - FOUND]
+    found = _merged(found, [*named, *lately])
+    covered = {owner.casefold() for owner in owners}
+    found = {path: inside for path, inside in found.items() if path.rpartition("/")[0].casefold() not in covered}
+    found = _merged(found, owners)
 
     def listed(repository: str) -> tuple[str, str]:
         row = known.get(repository)
@@ -121,7 +142,46 @@ def places(db: Database, forge: str, since: datetime, named: Sequence[str], now:
         row = known.get(repository)
         return row is not None and row.ask_after is not None and row.ask_after > now
 
-    return [(repository, found[repository]) for repository in sorted(found, key=listed) if not refused(repository)]
+    return [Place(path, found[path]) for path in sorted(found, key=listed) if not refused(path)]
+
+
+def _merged(found: Mapping[str, str], more: Sequence[str]) -> dict[str, str]:
+    """With those of `more` that are not there yet, whatever their case: forges take no notice of it."""
+    seen = {path.casefold() for path in found}
+    merged = dict(found)
+    for path in more:
+        if path.casefold() not in seen:
+            seen.add(path.casefold())
+            merged[path] = ""
+    return merged
+
+
+def due_owners(db: Database, forge: str, owners: Sequence[str], now: datetime) -> list[Place]:
+    """Of these owners, those whose repositories were not listed for a while, with an installation that reaches them."""
+    with db.read() as conn:
+        known = {row.repository: row for row in conn.execute(_POLLED, {"the_forge": forge})}
+
+        def rested(owner: str) -> bool:
+            row = known.get(owner)
+            waits = row is not None and row.ask_after is not None and row.ask_after > now
+            return not waits and (row is None or row.listed_at is None or row.listed_at <= now - LIST_OWNER)
+
+        due = [owner for owner in owners if rested(owner)]
+        told = conn.execute(_INSTALLED, {"the_forge": forge}) if due else ()
+        inside = {str(path).rpartition("/")[0].casefold(): str(key) for path, key in told}
+    return [Place(owner, inside.get(owner.casefold(), "")) for owner in due]
+
+
+def found(db: Database, forge: str, owner: str, repositories: Sequence[str], now: datetime) -> None:
+    """The owner's repositories as its forge lists them now."""
+    rows = [
+        {"forge": forge, "repository": path, "found_at": now} for path in sorted({clean(path, 500) for path in repositories})
+    ]
+    with db.write() as conn:
+        for start in range(0, len(rows), 200):
+            fresh = db.insert(polled).values(rows[start : start + 200])
+            conn.execute(fresh.on_conflict_do_update(index_elements=["forge", "repository"], set_={"found_at": now}))
+    listed(db, forge, owner, now)
 
 
 def listed(
@@ -144,8 +204,13 @@ _OPEN_OURS = (  # those in a pool, and those that may yet come into one: nobody 
     .where(sa.or_(job.c.pool.is_not(None), sa.and_(job.c.labels.is_(None), job.c.not_ours == "")))
 )
 _HEARD_BEFORE = sa.bindparam("before", type_=job.c.heard_at.type)
-_UNMENTIONED = _OPEN_OURS.order_by(job.c.id).where(
-    job.c.repository == sa.bindparam("the_repository"), job.c.heard_at < _HEARD_BEFORE
+_UNHEARD = _OPEN_OURS.order_by(job.c.id).where(job.c.heard_at < _HEARD_BEFORE)
+_UNMENTIONED = _UNHEARD.where(job.c.repository == sa.bindparam("the_repository"))
+_DOUBTED = (
+    sa.select(*JOB_COLUMNS)
+    .where(job.c.forge == _FORGE, job.c.state == JobState.COMPLETED, job.c.ask_after <= _NOW)
+    .order_by(job.c.ask_after, job.c.id)
+    .limit(sa.bindparam("most", type_=sa.Integer))
 )
 _HEARD = sa.func.coalesce(job.c.heard_at, job.c.seen_at, type_=job.c.heard_at.type)
 _SILENT = (
@@ -155,12 +220,33 @@ _SILENT = (
 )
 
 
-def unmentioned(db: Database, forge: str, repository: str, mentioned: Sequence[str], before: datetime) -> list[Job]:
-    """Our open jobs of a repository that a whole listing lacks, and that were last heard of before it began."""
-    asked = {"the_forge": forge, "the_repository": repository, "before": before}
+def unmentioned(
+    db: Database, forge: str, place: str, mentioned: Sequence[str], before: datetime, *, owner: bool = False
+) -> list[Job]:
+    """Our open jobs of a place that a whole listing lacks, and that were last heard of before it began."""
+    asked, known, within = {"the_forge": forge, "before": before}, set(mentioned), f"{place}/".casefold()
     with db.read() as conn:
-        known = set(mentioned)
-        return [one for one in (job_of(row) for row in conn.execute(_UNMENTIONED, asked)) if one.id not in known]
+        found = conn.execute(_UNHEARD, asked) if owner else conn.execute(_UNMENTIONED, {**asked, "the_repository": place})
+        silent = [one for one in (job_of(row) for row in found) if one.id not in known]
+    return [one for one in silent if one.repository.casefold().startswith(within)] if owner else silent
+
+
+def doubted(db: Database, forge: str, now: datetime, limit: int) -> list[Job]:
+    """Jobs that had ended, and that a delivery since told as open: late, or run again under the same id."""
+    with db.read() as conn:
+        return [job_of(row) for row in conn.execute(_DOUBTED, {"the_forge": forge, "now": now, "most": limit})]
+
+
+def settled(db: Database, job_id: str) -> None:
+    """The forge says that the job has ended: there is no doubt any more."""
+    with db.write() as conn:
+        conn.execute(sa.update(job).where(job.c.id == job_id, job.c.state == JobState.COMPLETED).values(ask_after=None))
+
+
+def hasten(db: Database, name: str, now: datetime) -> None:
+    """The next round of this kind is due now: something came that only the forge's own answer can settle."""
+    with db.write() as conn:
+        conn.execute(sa.update(duty).where(duty.c.name == name, duty.c.due > now).values(due=now))
 
 
 def silent(db: Database, forge: str, before: datetime, now: datetime, limit: int) -> list[Job]:
@@ -206,6 +292,6 @@ def tidy(conn: sa.Connection, now: datetime) -> int:
     """Forget deliveries that no forge would send again, and repositories that nobody lists any more. Inside a transaction."""
     old = (
         sa.delete(missed).where(missed.c.ask_after < now - KEPT_MISSES),
-        sa.delete(polled).where(polled.c.listed_at < now - timedelta(days=30)),
+        sa.delete(polled).where(sa.func.coalesce(polled.c.listed_at, polled.c.found_at) < now - timedelta(days=30)),
     )
     return sum(conn.execute(statement).rowcount for statement in old)

@@ -15,7 +15,8 @@ from typing import Any, cast
 
 import sqlalchemy as sa
 
-from app.core.model import Ask, Charge, ChargeKind, DemandKey, Job, JobState, Lease, NodeFacts, NodeImage, Reason, Scope, Span
+from app.core.billing import Charge, ChargeKind
+from app.core.model import Ask, DemandKey, Job, JobState, Lease, NodeFacts, NodeImage, Reason, Scope, Span
 from app.core.states import State
 from app.store.tables import charge, job, lease, span
 from providers.contract import Need
@@ -111,7 +112,7 @@ _SHARED = ("need", "ask", "labels")  # read as text: thousands of leases have th
 SLIM_COLUMNS: tuple[sa.ColumnElement[Any], ...] = (
     *(lease.c[name] for name in _SAME),
     *(sa.cast(lease.c[name], sa.Text).label(name) for name in _SHARED),
-    *(lease.c[name] for name in ("pool", "forge", "scope", "granularity_s", "minimum_s")),
+    *(lease.c[name] for name in ("pool", "forge", "scope", "for_job", "granularity_s", "minimum_s")),
     # Whether there are sealed bytes; they themselves stay where they are. Not `IS NOT NULL`: in the RETURNING of an UPDATE
     # SQLite 3.40 answers that with 1 for a column that is NULL (it reads the row through a partial index).
     (sa.func.coalesce(sa.func.length(lease.c.credential), 0) > 0).label("credential_ready"),
@@ -121,7 +122,7 @@ LEASE_COLUMNS = (*SLIM_COLUMNS, lease.c.decision, lease.c.image_verdict)
 _NAMES = tuple(column.key for column in LEASE_COLUMNS)
 PROTECTED = frozenset(
     {
-        *("id", "name", "pool", "forge", "scope", "labels", "created_at"),
+        *("id", "name", "pool", "forge", "scope", "labels", "for_job", "created_at"),
         *("state", "entered_at", "reason", "reason_text", "due", "claim", "claimed_until", "version"),
         *("booked_at", "drain_asked_at", "destroy_asked_at", "asked_reason", "asked_text"),
     }
@@ -132,7 +133,7 @@ PROTECTED = frozenset(
 def lease_of(row: Sequence[Any]) -> Lease:
     """A row of LEASE_COLUMNS or SLIM_COLUMNS."""
     values: dict[str, Any] = dict(zip(_NAMES, row, strict=False))
-    values["key"] = _key_of(values.pop("pool"), values.pop("forge"), values.pop("scope"), values.pop("labels"))
+    values["key"] = _key_of(*(values.pop(name) for name in ("pool", "forge", "scope", "labels", "for_job")))
     values["granularity"] = timedelta(seconds=values.pop("granularity_s"))
     values["minimum"] = timedelta(seconds=values.pop("minimum_s"))
     values["credential_ready"] = bool(values["credential_ready"])
@@ -154,7 +155,7 @@ QUEUED_COLUMNS = (*(job.c[name] for name in _QUEUED), job.c.scope, sa.cast(job.c
 _COMING = ("id", "name", "attempt", "tag", "created_at", "entered_at", "deadline", "due", "note", "job_id")
 _FACTS = ("job_started_at", "runner_exited_at", "drain_asked_at", "destroy_asked_at")
 COMING_COLUMNS = (
-    *(lease.c[name] for name in (*_COMING, *_FACTS, "state", "pool", "forge", "scope")),
+    *(lease.c[name] for name in (*_COMING, *_FACTS, "state", "pool", "forge", "scope", "for_job")),
     sa.cast(lease.c.labels, sa.Text),
 )
 
@@ -168,9 +169,9 @@ def queued_of(row: Sequence[Any]) -> Job:
 
 def coming_of(row: Sequence[Any]) -> Lease:
     """A row of COMING_COLUMNS: a lease that may cover a job, with what policy needs of it and no more."""
-    *plain_ones, state, pool, forge, scope, labels = row
+    *plain_ones, state, pool, forge, scope, for_job, labels = row
     known = dict(zip((*_COMING, *_FACTS), plain_ones, strict=True))
-    return Lease(state=State(state), key=_key_of(pool, forge, scope, labels), **known)
+    return Lease(state=State(state), key=_key_of(pool, forge, scope, labels, for_job), **known)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -186,7 +187,7 @@ def _labels_of(text: str | None) -> tuple[str, ...] | None:
 def lease_values(lease: Lease) -> dict[str, Any]:
     """Every column of a new lease, whole as policy drew it."""
     values: dict[str, Any] = {name: getattr(lease, name) for name in (*_SAME, "need", "ask", "decision", "image_verdict")}
-    values |= {"pool": lease.key.pool, "forge": lease.key.forge, "scope": str(lease.key.scope)}
+    values |= {"pool": lease.key.pool, "forge": lease.key.forge, "scope": str(lease.key.scope), "for_job": lease.key.job}
     values |= {"labels": list(lease.key.labels), "state": str(lease.state), "reason": lease.reason and str(lease.reason)}
     values["asked_reason"] = lease.asked_reason and str(lease.asked_reason)
     values |= {"granularity_s": lease.granularity.total_seconds(), "minimum_s": lease.minimum.total_seconds()}
@@ -227,8 +228,8 @@ def lease_changes(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _key_of(pool: str, forge: str, scope: str, labels: str) -> DemandKey:
-    return DemandKey(pool, forge, Scope.parse(scope), tuple(json.loads(labels)))
+def _key_of(pool: str, forge: str, scope: str, labels: str, for_job: str) -> DemandKey:
+    return DemandKey(pool, forge, Scope.parse(scope), tuple(json.loads(labels)), for_job)
 
 
 @functools.lru_cache(maxsize=1024)

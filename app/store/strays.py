@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from app.core.billing import stray_charge
-from app.core.model import Charge, Lease
+from app.core.billing import Charge, stray_charge
+from app.core.model import Lease
 from app.core.states import ORDER, State
 from app.store import audit, ledger
 from app.store.db import Database

@@ -11,6 +11,7 @@ __all__ = ["metadata", "offer", "offer_price", "pilot", "provider_standing", "se
 
 LIVE = sa.text("state <> 'released'")
 UNBOOKED = sa.text("state = 'released' AND asked_at IS NOT NULL AND booked_at IS NULL")
+PINNED = sa.text("for_job <> ''")
 COVERING = sa.text("job_id = '' AND state NOT IN ('draining', 'destroying', 'released')")
 _SERVED = "'job_done', 'job_gone', 'job_refused', 'job_timeout', 'operator', 'pilot_done', 'shutdown'"
 FAILED = sa.text(f"reason NOT IN ({_SERVED})")  # core.model.FAILED
@@ -152,6 +153,8 @@ lease = sa.Table(
     sa.Column("signed", sa.Boolean, nullable=False, server_default=sa.false()),
     text("image_digest"),
     sa.Column("image_verdict", Json, nullable=True),
+    sa.Column("for_job", sa.String(120), nullable=False, server_default=""),  # the one job it is for, where a runner is pinned
+    text("runner_why"),  # the node's own words for why its runner could not be started
     sa.Index("ix_lease_due", "due", sqlite_where=LIVE, postgresql_where=LIVE),
     sa.Index("ix_lease_state", "state", "entered_at"),
     sa.Index("ix_lease_live", "created_at", sqlite_where=LIVE, postgresql_where=LIVE),
@@ -162,6 +165,7 @@ lease = sa.Table(
     sa.Index("ix_lease_served", "pool", "entered_at", sqlite_where=SERVED, postgresql_where=SERVED),
     sa.Index("ix_lease_runner_name", "runner_name"),
     sa.Index("ix_lease_created_at", "created_at"),
+    sa.Index("ix_lease_for_job", "for_job", sqlite_where=PINNED, postgresql_where=PINNED),
 )
 
 span = sa.Table(
@@ -294,7 +298,7 @@ duty = sa.Table(  # work that one engine does for all, and when it is due again
     text("note"),
 )
 
-polled = sa.Table(  # each repository whose open jobs are listed, and when they were last
+polled = sa.Table(  # each repository or owner whose open jobs, or repositories, are listed, and when they were last
     "polled",
     metadata,
     sa.Column("forge", sa.String(60), primary_key=True),
@@ -302,6 +306,7 @@ polled = sa.Table(  # each repository whose open jobs are listed, and when they 
     time("listed_at"),
     time("ask_after"),  # the forge refused: not before this
     text("note"),
+    time("found_at"),  # when a listing of its owner last named this repository
 )
 
 missed = sa.Table(  # each delivery that did not arrive and that the forge was asked to send again

@@ -8,7 +8,8 @@ from decimal import Decimal
 
 import sqlalchemy as sa
 
-from app.core.model import ChargeKind, Reason
+from app.core.billing import ChargeKind
+from app.core.model import Reason
 from app.core.states import State
 from app.store.db import Database
 from app.store.tables import charge, job, lease, sighting, span

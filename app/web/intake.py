@@ -12,10 +12,11 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.core.model import Job, JobState
 from app.core.rules import allowed_repository
 from app.forges.contract import BadDelivery, BadSignature, Delivery, DeliveryKind, Forge
 from app.kit.telemetry import logger
-from app.store import jobs
+from app.store import jobs, polls
 from app.web.errors import Problem, TooLarge, reply
 from app.web.parts import WebParts
 
@@ -153,6 +154,11 @@ class Intake:
         if forge is None:
             self._count(name, "refused")
             raise Problem(404, "No forge of this name is configured.")
+        hears = self._parts.listening.get(name)
+        if hears is not None and not hears.webhooks:
+            self._count(name, "refused")
+            hint = f'It is set to intake = "poll" in [{name}]; take the webhook away at the forge, or change the setting.'
+            raise Problem(404, f"{name} is polled here: no webhook is taken.", hint=hint)
         try:
             delivery = await self._authenticate(forge, request)
         except TooLarge:
@@ -171,7 +177,7 @@ class Intake:
             if forge.always_2xx:
                 return _answer("unreadable", str(error))
             raise Problem(400, str(error)) from None
-        return await self._place(name, delivery)
+        return await self._place(forge, delivery)
 
     async def _authenticate(self, forge: Forge, request: Request) -> Delivery:
         headers = {key.lower(): value for key, value in request.headers.items()}
@@ -182,8 +188,8 @@ class Intake:
             body = await request.body()
             return await self._parts.lane(forge.parse, headers, body)
 
-    async def _place(self, name: str, delivery: Delivery) -> JSONResponse:
-        job = delivery.job
+    async def _place(self, forge: Forge, delivery: Delivery) -> JSONResponse:
+        name, job = forge.name, delivery.job
         if delivery.kind is DeliveryKind.PING:
             self._count(name, "ping")
             return _answer("pong")
@@ -203,11 +209,22 @@ class Intake:
             log.error("delivery not recorded", forge=name, guid=delivery.guid, error=type(error).__name__)
             message = "Too many deliveries wait." if isinstance(error, Full) else "The database does not answer."
             raise Problem(503, message, hint="Send it again; nothing was recorded.", headers=RETRY_AFTER) from None
+        if recorded is jobs.Recorded.STALE and forge.reruns_in_place and job.state is not JobState.COMPLETED:
+            await self._doubt(forge, job)
         self._parts.bell.ring()
         result = str(recorded)
         self._count(name, result)
         log.info("delivery", forge=name, result=result, action=delivery.action, job=job.id, guid=delivery.guid)
         return _answer(result, "The job has no usable id." if recorded is jobs.Recorded.IGNORED else "")
+
+    async def _doubt(self, forge: Forge, job: Job) -> None:
+        """An ended job waits again: the delivery is late, or the job is run again under its old id. The forge itself says which
+        at the next round, which is now; without it the next listing would find out, only later."""
+        try:
+            await self._parts.lane(jobs.doubt, self._parts.db, job.id, self._parts.clock.now())
+            await self._parts.lane(polls.hasten, self._parts.db, f"poll {forge.name}", self._parts.clock.now())
+        except Exception as error:  # noqa: BLE001  the delivery itself is recorded
+            log.error("doubt not recorded", forge=forge.name, job=job.id, error=type(error).__name__)
 
     def _count(self, forge: str, result: str) -> None:
         self._parts.telemetry.deliveries.add(forge=forge, result=result)

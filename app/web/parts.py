@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from app.core.gpus import GpuNames
 from app.core.images import ImageVerdict, TrustRule
+from app.core.listening import Listening
 from app.core.model import Pool, RepositoryRule
 from app.forges.contract import Forge
 from app.kit.bell import Ringing
@@ -89,4 +90,5 @@ class WebParts:
     traits: Mapping[str, Traits] = field(default_factory=dict[str, Traits])  # of each provider, by name
     makes: Mapping[str, Make] = field(default_factory=dict[str, Make])  # the same
     gpu_names: GpuNames = field(default_factory=GpuNames)
+    listening: Mapping[str, Listening] = field(default_factory=dict[str, Listening])  # by forge: how its news come
     replica: str = ""  # this process's name among all that serve the database

@@ -9,8 +9,8 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 
-from app.core.billing import accrued
-from app.core.model import SERVED, Charge, Job, JobState, Lease, NodeFacts
+from app.core.billing import Charge, accrued
+from app.core.model import SERVED, Job, JobState, Lease, NodeFacts
 from app.core.proof import prove
 from app.core.states import ORDER, State
 from app.core.verdicts import verdict_on, wanted

@@ -6,8 +6,8 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.billing import accrued, billed, close
-from app.core.model import ChargeKind, Span
+from app.core.billing import ChargeKind, accrued, billed, close
+from app.core.model import Span
 from app.core.states import State
 from tests.core.values import NOON, lease
 

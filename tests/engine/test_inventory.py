@@ -5,7 +5,8 @@ from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 
-from app.core.model import ChargeKind, Reason
+from app.core.billing import ChargeKind
+from app.core.model import Reason
 from app.core.states import State
 from app.store import leases, ledger, strays
 from app.store.db import Database

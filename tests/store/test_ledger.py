@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from app.core.model import Charge, ChargeKind
+from app.core.billing import Charge, ChargeKind
 from app.core.states import State
 from app.store import audit, leases, ledger
 from app.store.db import Database

@@ -86,7 +86,7 @@ def test_upgrading_again_changes_nothing_and_loses_nothing(database: Database, d
     upgrade(database_url)
     with database.read() as conn:
         assert conn.execute(sa.text("SELECT name FROM person")).scalars().all() == ["ada"]
-        assert conn.execute(sa.text("SELECT version_num FROM alembic_version")).scalars().all() == ["0004"]
+        assert conn.execute(sa.text("SELECT version_num FROM alembic_version")).scalars().all() == ["0005"]
 
 
 def test_services_that_start_at_once_migrate_one_after_the_other(empty_url: str) -> None:

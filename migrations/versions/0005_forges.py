@@ -1,0 +1,27 @@
+"""More forges: a lease may be for one job alone, and repositories are found by listing their owner.
+
+Written out in plain types, so that a later change of the tables cannot change what this revision did."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+PINNED = sa.text("for_job <> ''")
+
+
+def upgrade() -> None:
+    op.add_column("lease", sa.Column("for_job", sa.String(length=120), nullable=False, server_default=""))
+    op.create_index("ix_lease_for_job", "lease", ["for_job"], sqlite_where=PINNED, postgresql_where=PINNED)
+    op.add_column("lease", sa.Column("runner_why", sa.Text(), nullable=False, server_default=""))
+    op.add_column("polled", sa.Column("found_at", sa.DateTime(timezone=True)))
+
+
+def downgrade() -> None:
+    op.drop_column("polled", "found_at")
+    op.drop_column("lease", "runner_why")
+    op.drop_index("ix_lease_for_job", table_name="lease")
+    op.drop_column("lease", "for_job")
