@@ -74,10 +74,13 @@ def _listed(calls: GitHubCalls, call: Call, path: str, choice: str, chosen: str)
 
 
 def _page(answer: Answer) -> tuple[list[tuple[str, bool]], bool] | None:
-    """Those of one page, and whether there is a next one. Raises Unreadable."""
+    """Those of one page, and whether to ask for a next one. Raises Unreadable.
+
+    After a full page always: an ETag may stand for the body alone, and so a 304 would hide that others follow by now."""
     if answer.status == 404:
         return None
-    return [_repository(row) for row in rows(answer.body, "the answer")], 'rel="next"' in answer.headers.get("link", "")
+    found = [_repository(row) for row in rows(answer.body, "the answer")]
+    return found, len(found) >= PAGE or 'rel="next"' in answer.headers.get("link", "")
 
 
 def _repository(row: Table) -> tuple[str, bool]:

@@ -119,35 +119,38 @@ class GitLabPolls:
     def _listing(self, path: str, query: Query, deed: str, reading: Callable[[Table], T]) -> list[T]:
         """Every page of a poll, or an error: half a listing is none. Raises _Absent for a place that is not there."""
         found: list[T] = []
+        totals: set[str] = set()  # keyset pages tell none, and need none: nothing moves from one to another
         for _ in range(PAGES):
-            more, onward = self._page(path, query, deed, reading)
+            more, onward, total = self._page(path, query, deed, reading)
             found += more
+            totals |= {total} - {""}
+            if len(totals) > 1:
+                raise ForgeDown(f"What {self._wire.forge} lists changed when asked to {deed}")
             if not onward:
                 return found
             query = {**query, **onward}
         raise ForgeDown(f"{self._wire.forge} gave more than {PAGES} pages when asked to {deed}")
 
-    def _page(
-        self, path: str, query: Query, deed: str, reading: Callable[[Table], T], most: int = PAGE
-    ) -> tuple[list[T], dict[str, str]]:
-        """One page of a poll, and what the next one is asked with. An unchanged one tells again what it told before.
+    def _page(self, path: str, query: Query, deed: str, reading: Callable[[Table], T]) -> tuple[list[T], dict[str, str], str]:
+        """One page of a poll, what the next one is asked with, and how many there are in all if the answer says so now.
 
-        An ETag stands for the page's body, and the link to a next page is none of it: a 304's own link wins, and a page
-        that was both full and the last is read anew, because another may follow it by now."""
+        An unchanged page tells again what it told before. Its ETag stands for the body, which the link to a next page is
+        no part of: a 304's own link wins, and a page that was full and the last is read anew, as others may follow by now.
+        """
         question = (path, tuple(sorted(query.items())))
         etag, known = self._pages.find(question)
         answer = self._wire.send(Rank.POLL, "GET", path, deed, query=query, etag=etag)
-        links = answer.headers.get("link", "")
+        links, total = answer.headers.get("link", ""), answer.headers.get("x-total", "")
         if answer.status == 304 and etag:
             rows_before, onward = cast("tuple[list[T], dict[str, str]]", known)
-            return rows_before, next_query(links) or onward
+            return rows_before, next_query(links) or onward, total
         if answer.status == 404:
             trouble = self._failure(answer, deed)
             raise trouble if isinstance(trouble, ForgeDown) else _Absent(str(trouble))
         found, onward = self._rows(answer, deed, reading), next_query(links)
-        settled = bool(onward) or len(found) < most
+        settled = bool(onward) or len(found) < cast(int, query["per_page"])
         self._pages.keep(question, answer.headers.get("etag", "") if settled else "", (found, onward))
-        return found, onward
+        return found, onward, total
 
     def _watch(self, repository: str) -> None:
         """GitLab has answered about this project: its webhooks are to be looked into."""
@@ -208,7 +211,7 @@ class GitLabPolls:
             at, known = self._hooks.get(place, (now, None))
         if known is None or not timedelta(0) <= now - at < HOOKS_KEPT:
             try:
-                shown, _ = self._page(f"{place}/hooks", {"per_page": PAGE}, deed, self._own_hook)
+                shown, *_ = self._page(f"{place}/hooks", {"per_page": PAGE}, deed, self._own_hook)
                 known = tuple(hook for hook in shown if hook)
             except ForgeRefused as error:
                 known = error
@@ -234,7 +237,7 @@ class GitLabPolls:
         arrived: set[str] = set()
         for page in range(1, EVENT_PAGES + 1):
             query: Query = {"per_page": EVENTS_PAGE, "page": page}
-            events, _ = self._page(f"{hook}/events", query, deed, lambda row: _event(hook, row), EVENTS_PAGE)
+            events, *_ = self._page(f"{hook}/events", query, deed, lambda row: _event(hook, row))
             told = [one for one in events if one is not None]
             for missed, ok in told:
                 if ok:

@@ -58,11 +58,17 @@ def test_an_unchanged_listing_is_a_304_and_a_changed_one_is_read_anew(any_gitlab
     assert [one.key for one in forge.open_jobs(ACME[0])] == [str(second.id)]
 
 
+@pytest.mark.parametrize("bare", [False, True])
 def test_a_page_that_others_follow_by_now_is_not_taken_for_the_last(
-    gitlab: GitLabSide, monkeypatch: pytest.MonkeyPatch
+    gitlab: GitLabSide, monkeypatch: pytest.MonkeyPatch, bare: bool
 ) -> None:
-    """The ETag stands for the body: an old job that is played comes after a full page without changing it."""
-    monkeypatch.setattr("app.forges.gitlab_polls.PAGE", 2)
+    """The ETag stands for the body: an old job that is played comes after a full page without changing it.
+
+    A page is full by what we ask for, or by what this server gives at most; of the latter only a 304's own link tells."""
+    gitlab.server.api.bare_304 = bare
+    gitlab.server.api.page_cap = 2
+    if bare:
+        monkeypatch.setattr("app.forges.gitlab_polls.PAGE", 2)
     server, forge = gitlab.server, gitlab.forge()
     project = server.add_project("acme/train")
     old = server.queue_job(project, ["gpu"], status="manual")
@@ -112,7 +118,8 @@ def test_an_owner_that_is_not_there_is_a_refusal_and_half_a_listing_is_none(gitl
             forge.repositories(strange)
     assert len(gitlab.server.requests) == asked
     gitlab.server.api.page_cap = 1
-    for second in (Reply(500), Reply(200, [{"id": 5}]), Reply(200, {"message": "?"})):
+    fewer = Reply(200, [{"id": 5, "path_with_namespace": ACME[0]}], {"X-Total": "2"})  # one was removed, and others moved up
+    for second in (Reply(500), Reply(200, [{"id": 5}]), Reply(200, {"message": "?"}), fewer):
         gitlab.server.loopback.faults += [Fault("GET", "/projects", effect=True), Fault("GET", "/projects", reply=second)]
         with pytest.raises(ForgeDown):
             forge.repositories("acme")
