@@ -60,7 +60,7 @@ def faults_of(options: argparse.Namespace, kept: Faults) -> Faults:
 
 def bound(port: int) -> socket.socket:
     """A listening socket on loopback: on this port if it is free, else on any."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, so that no answer is delayed
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))

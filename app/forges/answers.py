@@ -107,6 +107,10 @@ def failure(forge: str, deed: str, answer: Answer, now: datetime) -> ForgeError:
         return ForgeDown(message, wait=wait) if wait else ForgeDown(message)
     if 300 <= status < 400:
         return ForgeRefused(f"{forge} sends us elsewhere (HTTP {status}) when asked to {deed}: check its address and the path")
+    if status == 401:
+        return ForgeRefused(
+            f"{forge} does not take our token or key (HTTP 401){because}: it is wrong, expired or revoked; set a new one"
+        )
     return ForgeRefused(f"{forge} would not {deed} (HTTP {status}){because}")
 
 

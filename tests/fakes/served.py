@@ -23,7 +23,10 @@ class _Server(uvicorn.Server):
 @contextlib.contextmanager
 def served(app: Any, **config: Any) -> Generator[str]:
     """The base URL while the application is served; it has ended when the block ends."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    # With the protocol named asyncio turns Nagle's delay off: without it every answer takes 40 ms more.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
     server = _Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1, **config))
     started = threading.Event()
 
