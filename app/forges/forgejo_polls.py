@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import cast
 
 from app.core.model import Job, Run
-from app.forges.answers import Answer, failure, unreadable
+from app.forges.answers import Answer, unreadable
 from app.forges.budget import Rank
 from app.forges.contract import ForgeDown, ForgeRefused
 from app.forges.forgejo_payload import HANDLE, OWNER, PATH, RUN_UNTOLD, changed_since, job_of_row, run_of_answer
@@ -51,19 +51,27 @@ class ForgejoPolls:
             return self._named(found, place)
         if not OWNER.fullmatch(place):
             raise ForgeRefused(f"Forgejo has no repository or owner of the name {place[:100]!r}.")
-        found = self._listed(Rank.POLL, f"/orgs/{place}", place)
+        refused: ForgeRefused | None = None
+        try:
+            found = self._listed(Rank.POLL, f"/orgs/{place}", place)
+        except ForgeRefused as error:  # its repositories may still be open to us
+            found, refused = None, error
         if found is not None:
             return self._named(found, place)
         jobs: dict[str, Job] = {}
         asked = 0
         paths = self.repositories(place)
-        for path in paths:  # a person: their repositories one by one
-            found = self._listed(Rank.POLL, f"/repos/{path}", path)
+        for path in paths:  # a person's, one by one
+            try:
+                found = self._listed(Rank.POLL, f"/repos/{path}", path)
+            except ForgeRefused as error:
+                refused = error
+                continue
             if found is not None:
                 asked += 1
                 jobs.update((job.id, job) for job in self._named(found, path))
-        if paths and not asked:
-            raise ForgeRefused(f"Forgejo shows our token the queue of no repository of {place}.")
+        if refused is not None and not asked:
+            raise refused
         return list(jobs.values())
 
     def repositories(self, owner: str) -> list[str]:
@@ -182,7 +190,7 @@ class ForgejoPolls:
         )
 
     def _listed(self, rank: Rank, place: str, shown: str) -> list[Table] | None:
-        """Jobs that wait or run there; None where there is no such place, or it is not ours to see.
+        """Jobs that wait or run there; None where there is no such place.
 
         Never asked by labels: with them some servers answer null whatever waits."""
         deed, path = f"list the open jobs of {shown}", f"{place}/actions/runners/jobs"
@@ -190,10 +198,7 @@ class ForgejoPolls:
         answer = self._wire.send(rank, "GET", path, deed, etag=etag)
         if answer.status == 304 and etag:
             return cast("list[Table]", known)
-        if answer.status in (403, 404):
-            error = failure(self._wire.forge, deed, answer, self._wire.now())
-            if isinstance(error, ForgeDown):
-                raise error
+        if answer.status == 404:
             return None
         found = self._wire.content(answer, (200,), deed, _rows)
         self._pages.keep(path, answer.headers.get("etag", ""), found)

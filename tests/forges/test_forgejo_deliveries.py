@@ -40,9 +40,12 @@ class ForgejoSide:
             "now": self.clock.now,
             "webhook_secret": Secret(HOOK_SECRET),
             "timeout": timedelta(seconds=2),
-            "on_rate": lambda name, left: self.rates.append((name, left)),
+            "on_rate": self._note,
         }
         return ForgejoForge(**{**values, **changes})
+
+    def _note(self, name: str, left: int) -> None:
+        self.rates.append((name, left))
 
 
 def serve(clock: ManualClock, prefix: str = "") -> Iterator[ForgejoSide]:
@@ -62,7 +65,8 @@ def forgejo(clock: ManualClock) -> Iterator[ForgejoSide]:
 
 def receiver(**changes: Any) -> ForgejoForge:
     values: dict[str, Any] = {"url": "https://forgejo.test", "token": Secret(TOKEN), "webhook_secret": Secret(HOOK_SECRET)}
-    return ForgejoForge(**{**values, "now": lambda: datetime(2026, 11, 21, 12, 0, tzinfo=UTC), **changes})
+    values["now"] = lambda: datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+    return ForgejoForge(**{**values, **changes})
 
 
 def sign(body: bytes, secret: str = HOOK_SECRET) -> str:

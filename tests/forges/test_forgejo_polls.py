@@ -113,10 +113,9 @@ def test_an_organisation_that_closes_its_queue_to_us_is_asked_by_repository_too(
     server.fault("/orgs/acme/actions/runners/jobs", "403")
     assert [one.key for one in forge.open_jobs("acme")] == [job.handle]
     server.api.closed.add("acme")
-    with pytest.raises(ForgeRefused, match="shows our token the queue of no repository of acme"):
-        forge.open_jobs("acme")
-    with pytest.raises(ForgeRefused, match=f"no repository {PATH}"):
-        forge.open_jobs(PATH)
+    for place in ("acme", PATH):
+        with pytest.raises(ForgeRefused, match="owner or a collaborator"):
+            forge.open_jobs(place)
 
 
 @pytest.mark.parametrize("place", ["nobody", "nobody/nothing", "../admin", "acme/..", "", "a/b/c", "acme?x", "ac me"])
@@ -180,7 +179,8 @@ def test_one_row_that_cannot_be_read_hides_no_other(forgejo: ForgejoSide) -> Non
     server.loopback.faults.append(Fault("GET", "/runners/jobs", reply=Reply(200, rows[1:2])))
     with pytest.raises(ForgeRefused, match="Forgejo 15 or later"):
         forge.open_jobs("acme")
-    for body in ({"jobs": []}, [7], "x"):
+    strange: list[object] = [{"jobs": []}, [7], "x"]
+    for body in strange:
         server.loopback.faults.append(Fault("GET", "/runners/jobs", reply=Reply(200, body)))
         with pytest.raises(ForgeDown, match="unreadable"):
             forge.open_jobs("acme")
