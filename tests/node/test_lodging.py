@@ -210,22 +210,6 @@ def test_contained_the_runner_is_inside_the_image_and_has_no_engine(
     assert not list(left(machine))
 
 
-def test_contained_a_program_that_is_too_old_is_found_inside_the_image(
-    service: Service, machine: Path, docker_registry: RealRegistry
-) -> None:
-    """Not on the machine, where there may be another one."""
-    pushed = push(docker_registry, "lodging/old", "v1", Env=["PATH=/bin", "VERSION=v0.2.11"])
-    service.script.image = told(pushed)
-    asked = {"command": ["sh", "-c", 'echo "act_runner version $VERSION"'], "version": "0.2.12", "why": "Install a newer one."}
-    service.script.credential = shell("echo started", least=asked)
-    with machine_with_engine(service, machine) as agent:
-        why = "sh in this pool's image is version 0.2.11. Install a newer one."
-        assert service.wait_for_event("runner_exited")["data"] == {"exit": 126, "why": why}
-        service.script.stop = True
-        assert agent.end() == 0
-    assert service.lines("runner") == [] and not list(left(machine))
-
-
 JOB = r"""
 "$ACTIONS_RUNNER_HOOK_JOB_STARTED" && "$(cat settings/hook)" || exit 9
 exec python3 - <<'PY'

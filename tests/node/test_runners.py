@@ -19,8 +19,11 @@ from app.node.agent import version
 from app.node.agent.command import Outcome
 from app.node.agent.runner import Runner, read_work
 from tests.node.agents import SYSTEM_PYTHON, need_root, pack, running, shell
+from tests.node.pushed import push
 from tests.node.service import Service
 from tests.node.test_life import ask_gate, runner_of
+from tests.node.test_lodging import left, machine_with_engine, told
+from tests.parts.registry import RealRegistry
 
 READY = "declare successfully"
 ONLINE = "echo 'runner: lease, with labels: [gpu:host], declare successfully'"
@@ -233,6 +236,22 @@ def test_a_program_that_does_not_tell_is_started_all_the_same(
     assert why in line and "0.2.12 or later is needed" in line and service.lines("runner") == ["started"]
 
 
+def test_contained_a_program_that_is_too_old_is_found_inside_the_image(
+    service: Service, machine: Path, docker_registry: RealRegistry
+) -> None:
+    """Not on the machine, where there may be another one."""
+    pushed = push(docker_registry, "lodging/old", "v1", Env=["PATH=/bin", "VERSION=v0.2.11"])
+    service.script.image = told(pushed)
+    asked = {"command": ["sh", "-c", 'echo "act_runner version $VERSION"'], "version": "0.2.12", "why": "Install a newer one."}
+    service.script.credential = shell("echo started", least=asked)
+    with machine_with_engine(service, machine) as agent:
+        why = "sh in this pool's image is version 0.2.11. Install a newer one."
+        assert service.wait_for_event("runner_exited")["data"] == {"exit": 126, "why": why}
+        service.script.stop = True
+        assert agent.end() == 0
+    assert service.lines("runner") == [] and not list(left(machine))
+
+
 def test_a_node_that_must_end_does_not_wait_for_the_answer(service: Service, machine: Path) -> None:
     """And leaves nothing behind of a program that hangs."""
     place = program(machine, "echo $$ >asked; exec sleep 600")
@@ -254,10 +273,10 @@ def test_a_program_that_hangs_is_given_up(machine: Path, monkeypatch: pytest.Mon
     asked = version.read(least(place, "--version"))
     made = Runner(machine, [sys.executable, "-I", str(pack(machine))], None)
     assert asked is not None
-    told = made.ask(asked.command, {"PATH": "/usr/bin:/bin"})
-    assert told == Outcome("0.2.1\n", "gave no answer in 0.5 s")
+    answer = made.ask(asked.command, {"PATH": "/usr/bin:/bin"})
+    assert answer == Outcome("0.2.1\n", "gave no answer in 0.5 s")
     assert not psutil.pid_exists(int((machine / "asked").read_text()))
-    assert version.objection(asked, told, "here", said.append) == ""
+    assert version.objection(asked, answer, "here", said.append) == ""
     assert said == [
         "gitea-runner does not tell its version (gave no answer in 0.5 s); 0.2.12 or later is needed. "
         "It is started all the same"
