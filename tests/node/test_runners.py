@@ -268,17 +268,17 @@ def test_a_node_that_must_end_does_not_wait_for_the_answer(service: Service, mac
 
 def test_a_program_that_hangs_is_given_up(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if it has named an old version: whoever does not come to an end may have meant something else."""
-    monkeypatch.setattr(version, "PATIENCE", 0.5)
+    monkeypatch.setattr(version, "PATIENCE", 1.0)
     said, place = list[str](), program(machine, "echo 0.2.1; echo $$ >>asked; exec sleep 600")
     asked = version.read(least(place, "--version"))
     made = Runner(machine, [sys.executable, "-I", str(pack(machine))], None)
     assert asked is not None
     answer = made.ask(asked.command, {"PATH": "/usr/bin:/bin"})
-    assert answer == Outcome("0.2.1\n", "gave no answer in 0.5 s")
+    assert answer == Outcome("0.2.1\n", "gave no answer in 1 s")
     assert not psutil.pid_exists(int((machine / "asked").read_text()))
     assert version.objection(asked, answer, "here", said.append) == ""
     assert said == [
-        "gitea-runner does not tell its version (gave no answer in 0.5 s); 0.2.12 or later is needed. "
+        "gitea-runner does not tell its version (gave no answer in 1 s); 0.2.12 or later is needed. "
         "It is started all the same"
     ]
 
