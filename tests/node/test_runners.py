@@ -278,8 +278,7 @@ def test_a_program_that_hangs_is_given_up(machine: Path, monkeypatch: pytest.Mon
     assert not psutil.pid_exists(int((machine / "asked").read_text()))
     assert version.objection(asked, answer, "here", said.append) == ""
     assert said == [
-        "gitea-runner does not tell its version (gave no answer in 1 s); 0.2.12 or later is needed. "
-        "It is started all the same"
+        "gitea-runner does not tell its version (gave no answer in 1 s); 0.2.12 or later is needed. It is started all the same"
     ]
 
 
