@@ -20,7 +20,7 @@ from requests.auth import AuthBase
 
 from app.forges.answers import Answer, OnRate, failure, remaining, silence, unreadable
 from app.forges.budget import Budget, Rank
-from app.forges.contract import ForgeDown, ForgeRefused, Pace
+from app.forges.contract import ForgeDown, Pace
 from app.forges.payload import Table, Unreadable, quoted, table
 from app.forges.remembered import Remembered
 from providers.contract import Secret
@@ -30,6 +30,8 @@ PAGES = 400
 READINGS = 3  # of a listing of several pages that changes while it is read
 LARGEST = 32 << 20  # bytes of one answer
 VERSION_KEPT = timedelta(hours=1)
+
+_TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
 
 T = TypeVar("T")
 Query = Mapping[str, str | int | tuple[str, ...]]  # several values: the name is given once for each
@@ -56,6 +58,8 @@ class GiteaWire:
             raise ValueError(f"{title}'s url must not carry a user or a password.")
         if not token.reveal().strip():
             raise ValueError(f"{title}'s token is blank.")
+        if not _TOKEN.fullmatch(token.reveal().strip()):
+            raise ValueError(f"{title}'s token holds characters that no header can carry.")
         self.forge, self.title, self.url, self.now = forge, title, url.rstrip("/"), now
         self._token, self._timeout, self._on_rate = token, timeout.total_seconds(), on_rate
         self._budget, self._local, self._pages = Budget(forge), threading.local(), Remembered()
@@ -79,7 +83,7 @@ class GiteaWire:
         """Ask once, at `/api/v1` + path, if the budget has room.
 
         Whatever the forge answers comes back, refusals too; no answer is ForgeDown, not asked is HeldBack."""
-        headers = {"Authorization": f"token {self._token.reveal()}", **({"If-None-Match": etag} if etag else {})}
+        headers = {"Authorization": f"token {self._token.reveal().strip()}", **({"If-None-Match": etag} if etag else {})}
         return self._ask(rank, verb, f"{self.url}/api/v1{path}", deed, query, body, headers)
 
     def call(self, rank: Rank, method: str, deed: str, body: Mapping[str, object]) -> Answer:
@@ -133,18 +137,10 @@ class GiteaWire:
         found: list[T] = []
         totals: list[int] = []
         for page in range(1, PAGES + 1):
-            asked: Query = {**(query or {}), "limit": PAGE, "page": page}
-            question = (path, tuple(sorted(asked.items())))
-            etag, known = self._pages.find(question)
-            answer = self.send(rank, "GET", path, deed, query=asked, etag=etag)
-            if answer.status in absent:
+            one = self._page(rank, path, deed, reading, {**(query or {}), "limit": PAGE, "page": page}, absent)
+            if one is None:
                 return None, False
-            if answer.status == 304 and etag:
-                more, total = cast("tuple[list[T], int | None]", known)
-            else:
-                more = self.content(answer, (200,), deed, reading)
-                total = _total(answer)
-                self._pages.keep(question, answer.headers.get("etag", ""), (more, total))
+            more, total = one
             found += more
             totals += [] if total is None else [total]
             if totals and totals[-1] < totals[0]:
@@ -154,6 +150,33 @@ class GiteaWire:
                     raise ForgeDown(f"{self.forge} gave {len(found)} of {total} entries when asked to {deed}")
                 return found, False
         raise ForgeDown(f"{self.forge} gave more than {PAGES} pages when asked to {deed}")
+
+    def _page(
+        self,
+        rank: Rank,
+        path: str,
+        deed: str,
+        reading: Callable[[object], list[T]],
+        asked: Query,
+        absent: tuple[int, ...],
+    ) -> tuple[list[T], int | None] | None:
+        """One page, and how many entries there are in all. None: the forge answers with a status of `absent`.
+
+        A page that did not change may have others behind it now: a whole number that only a header told is asked anew."""
+        question = (path, tuple(sorted(asked.items())))
+        etag, known = self._pages.find(question)
+        answer = self.send(rank, "GET", path, deed, query=asked, etag=etag)
+        if answer.status == 304 and etag:
+            kept, inside, by_header = cast("tuple[list[T], int | None, bool]", known)
+            total = _headed(answer) if by_header else inside
+            if total is not None or not by_header:
+                return kept, total
+            answer = self.send(rank, "GET", path, deed, query=asked)
+        if answer.status in absent:
+            return None
+        more, inside, headed = self.content(answer, (200,), deed, reading), _inside(answer.body), _headed(answer)
+        self._pages.keep(question, answer.headers.get("etag", ""), (more, inside, headed is not None))
+        return more, inside if headed is None else headed
 
     def version(self) -> tuple[int, ...]:
         """The server's version as numbers, (1, 24, 2); empty where it tells none. Kept for an hour."""
@@ -213,8 +236,6 @@ class GiteaWire:
             )
             with response:
                 raw = _whole(response)
-        except requests.exceptions.InvalidHeader:
-            raise ForgeRefused(f"The token for {self.title} holds characters that no header can carry.") from None
         except (requests.RequestException, OSError, ValueError, ArithmeticError) as error:
             raise silence(self.forge, deed, error) from None
         if raw is None:
@@ -265,14 +286,16 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in head.split(".")) if re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,5})*", head) else ()
 
 
-def _total(answer: Answer) -> int | None:
-    """How many entries the whole listing has, if the forge says so."""
+def _headed(answer: Answer) -> int | None:
+    """How many entries the whole listing has, if a header says so."""
     told = answer.headers.get("x-total-count", "")
-    if told.isascii() and told.isdigit() and len(told) < 10:
-        return int(told)
-    body = answer.body
-    inside = cast("Table", body).get("total_count") if isinstance(body, dict) else None
-    return inside if isinstance(inside, int) and not isinstance(inside, bool) and inside >= 0 else None
+    return int(told) if told.isascii() and told.isdigit() and len(told) < 10 else None
+
+
+def _inside(body: object) -> int | None:
+    """How many entries the whole listing has, if the page itself says so."""
+    told = cast("Table", body).get("total_count") if isinstance(body, dict) else None
+    return told if isinstance(told, int) and not isinstance(told, bool) and told >= 0 else None
 
 
 def _message(content: object) -> str:
