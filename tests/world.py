@@ -4,6 +4,8 @@ async with World(database, tmp_path) as world:
     key = world.github.queue(["gpu", "rubin"], "acme/train")
     await world.run_until(lambda: world.all_released())
     assert world.ledger() == world.cloud.invoice().exact
+
+`World(..., forges=["gitea"], intake={"gitea": "poll"})` is one on another forge that no webhook reaches.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 
+from app.core.listening import Listening
 from app.core.model import Job, Lease, Pool, RepositoryRule
 from app.core.states import State
 from app.engine.step import Timing
@@ -36,10 +39,16 @@ from providers.fake import FakeProvider, FakeSettings
 from providers.fake_cloud import FakeCloud, Machine
 from tests.fake_node import FakeNode, Manner, read_user_data
 from tests.fakes.registry import FakeRegistry
-from tests.forge_sides import Delivery, GitHubSide, GitLabSide, RunnerProgram, Side, Work
+from tests.forge_programs import RunnerProgram, Work
+from tests.forge_sides import Delivery, ForgejoSide, GiteaSide, GitHubSide, GitLabSide, Side, side_of
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 URL = "https://sublet.test"
+POLL_SECONDS = 15
+"""Between two listings of a forge that is only polled, and of every Forgejo: as the settings have it."""
+
+
+S = TypeVar("S", GitHubSide, GitLabSide, GiteaSide, ForgejoSide)
 
 
 class ManualClock:
@@ -114,8 +123,12 @@ class Host:
     async def _look_for_work(self, program: RunnerProgram, now: datetime) -> None:
         self.work = program.take(now)
         if self.work is not None:
-            self.allowed, lines = await self.node.job_started(**self.work.claim)
-            await self.node.log(*lines)
+            sign = (self.node.credential or {}).get("begun")
+            if sign and any(sign in line for line in self.work.output):
+                await self.node.begun()
+            if self.work.claim:
+                self.allowed, lines = await self.node.job_started(**self.work.claim)
+                await self.node.log(*lines)
             self.until = now + (self.duration if self.allowed else timedelta(0))
         elif program.ended is not None:
             await self.node.exit(program.ended)
@@ -133,17 +146,20 @@ class World:
         repositories: Sequence[RepositoryRule] = (RepositoryRule("acme/*"),),
         clouds: Mapping[str, FakeSettings] | None = None,
         gitlab: bool = False,
+        forges: Sequence[str] = ("github",),
+        intake: Mapping[str, str] | None = None,
         seed: int = 1,
         timing: Timing | None = None,
         images: FakeRegistry | None = None,
     ) -> None:
-        """`images`: the registry that the pools' images lie in; it may be down, and asks for the login that it says."""
+        """`images`: the registry that the pools' images lie in; it may be down, and asks for the login that it says.
+        `intake`: by forge "both", "poll" or "webhook", as in the settings; `gitlab`: GitLab beside `forges`."""
         self.clock, self.database, self._folder = ManualClock(), database, folder
-        self.github = GitHubSide(self.clock)
-        self.gitlab = GitLabSide(self.clock) if gitlab else None
-        self.sides: dict[str, Side] = {"github": self.github}
-        if self.gitlab is not None:
-            self.sides["gitlab"] = self.gitlab
+        self._intake = dict(intake or {})
+        self.sides: dict[str, Side] = {
+            name: side_of(name, self.clock, hooked=self._intake.get(name) != "poll")
+            for name in (*forges, *(["gitlab"] if gitlab else []))
+        }
         settings = clouds or {"cloud": FakeSettings()}
         self.providers = {name: FakeProvider(name, one, clock=self.clock) for name, one in settings.items()}
         self.pools = {pool.name: pool for pool in (pools or (pool_of(),))}
@@ -158,6 +174,36 @@ class World:
         self._wires: list[httpx.AsyncClient] = []
         self.service = self._assemble()
         self.client = self._client()
+
+    @property
+    def github(self) -> GitHubSide:
+        return self._side(GitHubSide)
+
+    @property
+    def gitlab(self) -> GitLabSide:
+        return self._side(GitLabSide)
+
+    @property
+    def gitea(self) -> GiteaSide:
+        return self._side(GiteaSide)
+
+    @property
+    def forgejo(self) -> ForgejoSide:
+        return self._side(ForgejoSide)
+
+    def _side(self, kind: type[S]) -> S:
+        return next(side for side in self.sides.values() if isinstance(side, kind))
+
+    def _listening(self, name: str) -> Listening:
+        """What the settings make of this forge's `intake`."""
+        often = timedelta(seconds=POLL_SECONDS)
+        match self._intake.get(name, "both"):
+            case "poll":
+                return Listening(webhooks=False, poll=often)
+            case "webhook":
+                return Listening(webhooks=True, poll=None)
+            case _:
+                return Listening(webhooks=True, poll=often if name == "forgejo" else self._timing.poll)
 
     def another(self, clock: Clock) -> Service:
         """One more process on the same database, in the same world, with its own clock; only the test drives it."""
@@ -182,6 +228,7 @@ class World:
             web=WebSettings(public_url=URL, version="test", heartbeat_seconds=5, silent_seconds=180),
             timing=self._timing,
             trust=self._trust(outfit),
+            listening={name: self._listening(name) for name in self.sides},
         )
 
     def _trust(self, outfit: Outfit) -> ImageTrust | None:
@@ -247,9 +294,10 @@ class World:
             await self.step(stride)
 
     async def deliver(self) -> None:
-        """Every delivery of every forge that is due, through the real web."""
+        """Every delivery of every forge that is due, through the real web; none of one that is only polled."""
         for side in self.sides.values():
-            for headers, body in self.intercept(side.deliveries()):
+            sent = side.deliveries()
+            for headers, body in [] if self._intake.get(side.name) == "poll" else self.intercept(sent):
                 response = await self.client.post(f"/hooks/{side.name}", content=body, headers=headers)
                 self.answers.append(response.status_code)
 
