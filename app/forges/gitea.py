@@ -162,9 +162,9 @@ class GiteaForge:
     def repositories(self, owner: str, installation: str = "") -> Sequence[str]:
         return self._polls.repositories(owner)
 
-    def missed(self, since: datetime) -> Sequence[Missed]:
-        """None: Gitea's API shows no webhook's deliveries (its pages do). Polls find what was lost."""
-        return []
+    def missed(self, since: datetime) -> Sequence[Missed] | None:
+        """None: Gitea's API shows no webhook's deliveries (its pages do). Listings find what was lost."""
+        return None
 
     def redeliver(self, missed: Missed) -> None:
         raise ForgeRefused("Gitea's API cannot send a delivery again.")

@@ -89,6 +89,7 @@ class FakeJob:
     runner_id: int | None = None
     runner_name: str = ""
     reported: bool = False  # its runner has told of it
+    silent_at: datetime | None = None  # its runner's record was deleted under it
 
 
 @dataclass(slots=True)
@@ -221,7 +222,7 @@ class GiteaState:
         now, run = self.now(), self.runs[job.run_id]
         run.again_by = actor
         fresh = {"status": "waiting", "updated_at": now, "started_at": None, "stopped_at": None, "reported": False}
-        fresh |= {"runner_id": None, "runner_name": ""}
+        fresh |= {"runner_id": None, "runner_name": "", "silent_at": None}
         again = job
         if self.modern:
             again = replace(job, id=self.number(), created_at=now, attempt=job.attempt + 1, **fresh)
@@ -295,8 +296,12 @@ class GiteaState:
         runner.lost_at = self.now()
 
     def remove_runner(self, runner: FakeRunner) -> None:
+        """With a job or without: Gitea does not ask."""
         self.removed.append(replace(runner))
         del self.runners[runner.id]
+        for job in self.jobs.values():
+            if job.runner_id == runner.id and job.status == "running":
+                job.silent_at = self.now()
 
     def matches(self, runner: FakeRunner, job: FakeJob) -> bool:
         """Whether the runner could take the job: its place, and each of the job's labels."""
@@ -323,7 +328,7 @@ class GiteaState:
                 conclusion = "cancelled"
             elif job.status == "running":
                 runner = self.runners.get(job.runner_id or 0)
-                silent = None if runner is None else runner.lost_at
+                silent = job.silent_at if runner is None else runner.lost_at
                 if (silent is not None and now - silent > ZOMBIE) or now - (job.started_at or now) > self.endless:
                     conclusion = "failure"
             if conclusion:

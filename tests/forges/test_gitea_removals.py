@@ -158,3 +158,16 @@ def test_a_job_that_nobody_takes_is_given_up_after_a_day_and_not_before(gitea: G
     found = gitea.forge().fetch_job(gitea.known(job))
     assert found is not None
     assert found.conclusion == "cancelled"
+
+
+def test_a_record_that_is_deleted_under_its_job_takes_the_job_along(gitea: GiteaSide) -> None:
+    """Why nothing is removed that has a job: Gitea itself does not ask, and the job fails ten minutes later."""
+    job = gitea.server.queue_job("acme/train", ["gpu"])
+    minted = gitea.forge().mint_runner(order())
+    task(gitea, minted)
+    gitea.server.remove_runner(record(gitea, minted))
+    identity = identity_of(minted)
+    assert gitea.server.connect(identity["uuid"], identity["token"]) is None
+    gitea.clock.forward(timedelta(minutes=11))
+    assert gitea.server.tick() == [job]
+    assert (job.status, gitea.server.rerun_job(job).status) == ("failure", "waiting")
