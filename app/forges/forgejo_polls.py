@@ -17,18 +17,19 @@ from typing import cast
 from app.core.model import Job, Run
 from app.forges.answers import Answer, unreadable
 from app.forges.budget import Rank
-from app.forges.contract import ForgeDown, ForgeRefused
+from app.forges.contract import ForgeRefused
 from app.forges.forgejo_payload import HANDLE, OWNER, PATH, RUN_UNTOLD, changed_since, job_of_row, run_of_answer
-from app.forges.gitea_wire import PAGE, GiteaWire
+from app.forges.gitea_wire import GiteaWire
 from app.forges.payload import Table, Unreadable, identity, is_identity, number, rows, table, truth, whole
 from app.forges.remembered import Remembered
 
 NAME_KEPT = timedelta(minutes=15)
 NAMES = 4000
-RUN_PAGES = 10
-SHOWN_RUNS = ("waiting", "running", "failure", "cancelled")
+RUNS = 500  # that are looked through for one job
+SHOWN_RUNS = ("waiting", "running", "failure", "cancelled", "waiting", "running")
 """What a run can be while one of its jobs waits or runs: a failed job makes the run a failure at once
-(models/actions/run_job.go: AggregateJobStatus)."""
+(models/actions/run_job.go: AggregateJobStatus). Asked in the order of a run's life, and the first two once more: a job that is
+run again meanwhile takes its run back there."""
 CHANGED = timedelta(days=7)
 """A run changes when a job of it begins to wait (UpdateRunJobWithoutNotification), and no job waits for longer than
 ABANDONED_JOB_TIMEOUT, a day unless the admin says otherwise."""
@@ -169,25 +170,22 @@ class ForgejoPolls:
 
     def _runs(self, job: Job, status: str, since: datetime, deed: str) -> list[Run]:
         """All runs with this status that changed lately. Raises ForgeRefused where there are too many to look through."""
-        found: list[Run] = []
-        seen = 0
-        for page in range(1, RUN_PAGES + 1):
-            query = {"status": status, "limit": PAGE, "page": page}
-            answer = self._wire.send(Rank.LOOK, "GET", f"/repos/{job.repository}/actions/runs", deed, query=query)
-            total, more = self._wire.read(answer, (200,), deed, _runs_page)
-            seen += len(more)
-            try:
-                found += [run_of_answer(job, row) for row in more if changed_since(row, since)]
-            except Unreadable as error:
-                raise unreadable(self._wire.forge, deed, error) from None
-            if seen >= total:
-                return found
-            if not more:
-                raise ForgeDown(f"{self._wire.forge} gave {seen} of {total} runs when asked to {deed}")
-        raise ForgeRefused(
-            f"Forgejo 15 does not say which run a job belongs to, and {job.repository} has more than "
-            f"{RUN_PAGES * PAGE} runs with the status {status} to look through. Forgejo 16 says it."
-        )
+
+        def page(body: object) -> list[Run | None]:
+            told = table(body, "the answer")
+            total = number(told, "total_count")
+            if total is None:
+                raise Unreadable("it does not say how many runs there are")
+            if total > RUNS:
+                raise ForgeRefused(
+                    f"Forgejo 15 does not say which run a job belongs to, and {job.repository} has more than {RUNS} runs "
+                    f"with the status {status} to look through. Forgejo 16 says it."
+                )
+            shown = _rows(told.get("workflow_runs"))
+            return [run_of_answer(job, row) if changed_since(row, since) else None for row in shown]
+
+        path, query = f"/repos/{job.repository}/actions/runs", {"status": status}
+        return [run for run in self._wire.listing(Rank.LOOK, path, deed, page, query) or [] if run is not None]
 
     def _listed(self, rank: Rank, place: str, shown: str) -> list[Table] | None:
         """Jobs that wait or run there; None where there is no such place.
@@ -268,13 +266,6 @@ class ForgejoPolls:
 def _rows(body: object) -> list[Table]:
     """A listing that is empty may be null: Go writes so."""
     return [] if body is None else rows(body, "the answer")
-
-
-def _runs_page(body: Table) -> tuple[int, list[Table]]:
-    total = number(body, "total_count")
-    if total is None:
-        raise Unreadable("it does not say how many runs there are")
-    return total, _rows(body.get("workflow_runs"))
 
 
 def _paths(body: object) -> list[str]:
