@@ -12,7 +12,7 @@ ForgeError
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -250,3 +250,19 @@ class Forge(Protocol):
     def check(self) -> str:
         """One sentence on key, rights and rate limit. Raises ForgeRefused, ForgeDown."""
         ...
+
+
+CONTRACT_VERSION = 1
+"""A stranger's adapter says `contract = 1`; another number is refused before anything of it runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the service gives a stranger's adapter besides its own settings: `AcmeForge(name, settings, around)`."""
+
+    now: Callable[[], datetime]  # the service's clock, in UTC; an adapter has no other
+    hook_url: str  # where deliveries come: {public_url}/hooks/{name}; empty: there is no public address
+    on_rate: Callable[[str, int], None] | None = None  # told the forge's name and how many calls are left
+    webhook_secret: Secret | None = None  # None: deliveries are not taken, and `parse` raises BadSignature for all
+    webhook_secret_previous: Secret | None = None
+    timeout: timedelta = timedelta(seconds=20)  # for one call
