@@ -110,12 +110,16 @@ class GiteaForge:
     def parse(self, headers: Mapping[str, str], body: bytes) -> Delivery:
         """The delivery, or BadSignature (not authentic), or BadDelivery (authentic, and unreadable).
 
-        Its dedupe key is of the body: X-Gitea-Delivery is new for each attempt, and not signed."""
+        Its dedupe key is of the body and X-Gitea-Delivery, which Gitea keeps when it sends what it had not sent before a
+        restart. By the body alone a job that was cancelled before it began, and is then run again, would be a repeat:
+        until 1.26 not one value differs. The header is not signed: who sends an old delivery under new ids makes us ask
+        Gitea about its job, and no more."""
         self._authenticate(headers.get("x-hub-signature-256", ""), body)
         event = next((headers[name] for name in _EVENT_HEADERS if headers.get(name)), "")
         if not _EVENT.fullmatch(event):
             raise BadDelivery("The delivery has no X-Gitea-Event header that names an event.")
-        guid = f"sha256-{hashlib.sha256(body).hexdigest()}"
+        delivery = headers.get("x-gitea-delivery", "").encode("utf-8", "replace")
+        guid = f"sha256-{hashlib.sha256(hashlib.sha256(delivery).digest() + body).hexdigest()}"
         try:
             content = load(body)
             action = words(content, "action", 60)

@@ -54,6 +54,7 @@ class FakeGitea(GiteaState):
         self.webhook_secret = webhook_secret
         self.outbox: list[Pair] = []
         self.violations: list[str] = []
+        self.proxy: dict[str, str] = {}  # headers that a proxy in front adds to every reply
         self._prefix = prefix  # a Gitea may live under a path
         self.loopback = Loopback(self._answer)
         self.api = GiteaApi(self, token, lambda: self.url)
@@ -86,7 +87,11 @@ class FakeGitea(GiteaState):
         return self.send("workflow_job", self.payload(job))
 
     def again(self, pair: Pair) -> Pair:
-        """One more attempt: the same body, and another id."""
+        """What Gitea sends after a restart, because it had not noted that it was sent: the same under the same id."""
+        return dict(pair[0]), pair[1]
+
+    def redeliver(self, pair: Pair) -> Pair:
+        """What a person sends again from the webhook's page: the same body under a new id (models/webhook/hooktask.go)."""
         return self._signed(pair[0]["x-gitea-event-type"], pair[1])
 
     def send(self, event: str, content: dict[str, Any]) -> Pair:
@@ -134,4 +139,4 @@ class FakeGitea(GiteaState):
             judge = openapi.gitea()
             self.violations += judge.request(request.verb, path, request.query, request.body)
             self.violations += judge.response(request.verb, path, reply.status, reply.body)
-        return reply
+        return Reply(reply.status, reply.body, {**reply.headers, **self.proxy}, reply.raw)

@@ -123,14 +123,34 @@ def test_any_order_ends_in_the_same_place(gitea: GiteaSide) -> None:
     assert (forwards.state, forwards.conclusion) == (JobState.COMPLETED, "failure")
 
 
-def test_a_second_attempt_has_the_same_key_although_its_id_differs(gitea: GiteaSide) -> None:
+def test_what_gitea_sends_again_after_a_restart_has_the_same_key(gitea: GiteaSide) -> None:
     gitea.server.queue_job(REPOSITORY, ["gpu"])
     pair = gitea.server.take_outbox()[0]
-    second = gitea.server.again(pair)
-    assert pair[0]["x-gitea-delivery"] != second[0]["x-gitea-delivery"]
-    forge = gitea.forge()
-    assert forge.parse(*pair).guid == forge.parse(*second).guid
-    assert forge.parse(*pair).guid.startswith("sha256-")
+    key = gitea.forge().parse(*pair).guid
+    assert key.startswith("sha256-")
+    assert gitea.forge().parse(*gitea.server.again(pair)).guid == key
+    by_hand = gitea.server.redeliver(pair)
+    assert by_hand[1] == pair[1]
+    assert gitea.forge().parse(*by_hand).guid != key
+
+
+def test_a_job_that_was_cancelled_before_it_began_and_is_run_again_is_no_repeat(gitea: GiteaSide) -> None:
+    """Not one value differs between the two deliveries: no runner had it, so that not even an attempt was counted."""
+    job = gitea.server.queue_job(REPOSITORY, ["gpu"])
+    gitea.server.cancel_job(job)
+    gitea.server.rerun_job(job)
+    first, ended, again = gitea.server.take_outbox()
+    assert first[1] == again[1]
+    keys = [gitea.forge().parse(*pair).guid for pair in (first, ended, again)]
+    assert len(set(keys)) == 3
+
+
+@pytest.mark.parametrize("delivery", ["", "x" * 5000, "\udcff", "\x00"])
+def test_a_delivery_id_that_is_none_does_no_harm(gitea: GiteaSide, delivery: str) -> None:
+    gitea.server.queue_job(REPOSITORY, ["gpu"])
+    headers, body = gitea.server.take_outbox()[0]
+    found = gitea.forge().parse({**headers, "x-gitea-delivery": delivery}, body)
+    assert (found.kind, len(found.guid)) == (DeliveryKind.JOB, 71)
 
 
 def test_a_job_run_again_keeps_its_id_until_1_26_and_is_another_delivery(gitea: GiteaSide) -> None:
