@@ -148,7 +148,7 @@ class MeteredForge:
         with self._count("repositories"):
             return self._inner.repositories(owner, installation)
 
-    def missed(self, since: datetime) -> Sequence[Missed]:
+    def missed(self, since: datetime) -> Sequence[Missed] | None:
         with self._count("missed"):
             return self._inner.missed(since)
 

@@ -15,7 +15,7 @@ from app.core.model import Job, JobState, RepositoryRule
 from app.core.rules import allowed_repository
 from app.engine.step import Deps
 from app.forges.contract import Forge, ForgeDown, ForgeError, ForgeRefused, HeldBack, Missed, Pace
-from app.store import jobs, polls, runs
+from app.store import intruders, jobs, polls, reruns, runs
 
 log = structlog.get_logger()
 
@@ -88,7 +88,12 @@ async def _finish(deps: Deps, last: polls.Round, said: str, since: datetime | No
 async def _redeliver(deps: Deps, forge: Forge, last: polls.Round) -> int:
     now = deps.clock.now()
     since = max(last.since or deps.since - OVERLAP, now - LONGEST_AWAY)
-    lost = {_guid(one): one for one in sorted(await deps.lane(forge)(forge.missed, since), key=_sent)}
+    missed = await deps.lane(forge)(forge.missed, since)
+    if missed is None:
+        told = "It shows no deliveries and sends none again; what was lost is found by listing."
+        await _finish(deps, last, told, None, NOT_AGAIN)
+        return 0
+    lost = {_guid(one): one for one in sorted(missed, key=_sent)}
     due, later = await deps.store(polls.owed, deps.db, forge.name, list(lost), now)
     asked: list[str] = []
     try:
@@ -201,7 +206,7 @@ async def _reopened(deps: Deps, forge: Forge, now: datetime) -> int:
     if not forge.reruns_in_place:
         return 0
     found = 0
-    for job in await deps.store(polls.doubted, deps.db, forge.name, now, RESENT):
+    for job in await deps.store(reruns.doubted, deps.db, forge.name, now, RESENT):
         began = deps.clock.now()
         try:
             fresh = await deps.lane(forge)(forge.fetch_job, job)
@@ -211,9 +216,10 @@ async def _reopened(deps: Deps, forge: Forge, now: datetime) -> int:
             fresh = None  # it will not say: then the job stays ended
         same = fresh is not None and fresh.repository.casefold() == job.repository.casefold()
         if fresh is None or not same or fresh.state is JobState.COMPLETED:
-            await deps.store(polls.settled, deps.db, job.id)
+            await deps.store(reruns.settled, deps.db, job.id)
         else:
-            found += await deps.store(jobs.reopen, deps.db, [fresh], began, deps.clock.now())
+            found += await deps.store(reruns.reopen, deps.db, [fresh], began, deps.clock.now())
+            await _record(deps, [fresh])  # it may run already
     return found
 
 
@@ -221,7 +227,13 @@ async def _list(deps: Deps, forge: Forge, place: polls.Place) -> int:
     began = deps.clock.now()
     told = await deps.lane(forge)(forge.open_jobs, place.path, place.installation)
     fresh = [job for job in told if _fits(deps, forge, place.path, job)]
-    found = await deps.store(jobs.reopen, deps.db, fresh, began, deps.clock.now()) if forge.reruns_in_place else 0
+    strangers = [job for job in told if allowed_repository(job.repository, deps.repositories) is None]
+    for job in strangers:
+        ours = job.runner_name.startswith(deps.runner_prefix)
+        if ours and (name := await deps.store(intruders.turn_out, deps.db, job, deps.clock.now())):
+            log.warning("a job that nobody allowed runs on a lease", lease=name, repository=job.repository)
+            deps.bell.ring()
+    found = await deps.store(reruns.reopen, deps.db, fresh, began, deps.clock.now()) if forge.reruns_in_place else 0
     found += await _record(deps, fresh)
     mentioned, before = [job.id for job in fresh], began - (SETTLED_WIDE if forge.wide else SETTLED)
     owner = _is_owner(forge, place.path)

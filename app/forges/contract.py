@@ -204,9 +204,10 @@ class Forge(Protocol):
         For a forge that is not `wide`: where rules name repositories by a glob, these are what is listed one by one."""
         ...
 
-    def missed(self, since: datetime) -> Sequence[Missed]:
+    def missed(self, since: datetime) -> Sequence[Missed] | None:
         """Deliveries sent to us since then of which no attempt has arrived, the oldest first. A poll.
 
+        None: the forge shows no deliveries and sends none again (Gitea, Forgejo); listings find what was lost.
         Raises ForgeRefused where our rights do not reach the list of deliveries."""
         ...
 

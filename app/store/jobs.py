@@ -17,7 +17,7 @@ from app.core.model import JOB_ORDER, Job, JobState, Scope
 from app.core.states import State
 from app.store.db import Database
 from app.store.rows import JOB_COLUMNS, QUEUED_COLUMNS, clean, job_of, job_values, queued_of, whole
-from app.store.tables import PINNED, delivery, job, lease, run
+from app.store.tables import PINNED, delivery, job, lease
 
 OPEN = (JobState.WAITING, JobState.QUEUED, JobState.IN_PROGRESS)
 STARTED = (JobState.IN_PROGRESS, JobState.COMPLETED)
@@ -93,13 +93,14 @@ def _write(db: Database, records: Sequence[Record], now: datetime) -> tuple[list
         fresh = _unseen(db, conn, records, now)
         changes: dict[str, list[Job]] = {}
         for item, new in zip(records, fresh, strict=True):
-            if new and item.job is not None and _fits(item.job):
+            if new and item.job is not None and fits(item.job):
                 told = replace(admissible(item.job), heard_by="webhook" if item.guid else "poll")
                 changes.setdefault(item.job.id, []).append(told)
         return fresh, _merge(db, conn, changes, now)
 
 
-def _fits(job: Job) -> bool:
+def fits(job: Job) -> bool:
+    """Whether its id fits a row."""
     return 0 < len(job.id) <= 120 and clean(job.id, 120) == job.id
 
 
@@ -215,9 +216,23 @@ def _without_id(job: Job) -> dict[str, Any]:
     return values
 
 
-_FACTS = ("id", "forge", "runner_name", "created_at", "for_job", "job_id", "job_started_at", "job_done_at", "job_conclusion")
+_FACTS = (
+    "id",
+    "forge",
+    "runner_name",
+    "runner_id",
+    "created_at",
+    "for_job",
+    "job_id",
+    "job_started_at",
+    "job_done_at",
+    "job_conclusion",
+)
 _BOUND = sa.select(*(lease.c[name] for name in _FACTS)).with_for_update()
 _NAMED = _BOUND.where(lease.c.runner_name.in_(sa.bindparam("names", expanding=True)), lease.c.runner_name != "").order_by(
+    lease.c.id
+)
+_NUMBERED = _BOUND.where(lease.c.runner_id.in_(sa.bindparam("keys", expanding=True)), lease.c.runner_id != "").order_by(
     lease.c.id
 )
 _PINNED = _BOUND.where(
@@ -230,16 +245,20 @@ _PINNED = _BOUND.where(
 def _bind(conn: sa.Connection, jobs: Iterable[Job], now: datetime) -> dict[str, dict[str, Any]]:
     """job id -> the lease that it runs on, by the runner's name, with what the job tells of it. An empty name never matches.
 
-    A runner runs one job: the first that names it keeps it, whatever comes later. A forge that names no runner pins it to its
-    job: there it is the lease that was made for the job, once its node has said that a job began."""
+    A runner runs one job: the first that names it keeps it, whatever comes later. Gitea forgets the name of a one-job runner
+    with its job's end, and tells its number still. A forge that tells neither pins a runner to its job: there it is the lease
+    that was made for the job, once its node has said that a job began."""
     named = [one for one in jobs if one.state in STARTED]
-    names, unnamed = sorted({one.runner_name for one in named} - {""}), sorted(one.id for one in named if not one.runner_name)
+    names, unnamed = sorted({one.runner_name for one in named} - {""}), [one for one in named if not one.runner_name]
+    keys = sorted({one.runner_id for one in unnamed} - {""})
     rows = {(row.forge, row.runner_name): row for row in conn.execute(_NAMED, {"names": names})} if names else {}
-    pinned = {row.for_job: row for row in conn.execute(_PINNED, {"ids": unnamed})} if unnamed else {}
+    numbered = {(row.forge, row.runner_id): row for row in conn.execute(_NUMBERED, {"keys": keys})} if keys else {}
+    ids = sorted(one.id for one in unnamed if not one.runner_id)
+    pinned = {row.for_job: row for row in conn.execute(_PINNED, {"ids": ids})} if ids else {}
     bound: dict[str, dict[str, Any]] = {}
     taken: dict[str, str] = {}
     for one in named:
-        row = rows.get((one.forge, one.runner_name)) if one.runner_name else pinned.get(one.id)
+        row = rows.get((one.forge, one.runner_name)) or numbered.get((one.forge, one.runner_id)) or pinned.get(one.id)
         if row is None or taken.setdefault(row.id, row.job_id or one.id) != one.id:
             continue
         # The forge's clock is not ours: nothing happened before the lease was there, or is yet to come. Where the forge
@@ -257,43 +276,6 @@ def _bind(conn: sa.Connection, jobs: Iterable[Job], now: datetime) -> dict[str, 
 
 def _between(earliest: datetime, told: datetime | None, now: datetime) -> datetime:
     return now if told is None else min(max(told.astimezone(UTC), earliest), now)
-
-
-# --- jobs that are run again under the same id
-
-
-def doubt(db: Database, job_id: str, now: datetime) -> None:
-    """A delivery says that a job waits or runs which had ended: late, or run again. Its forge is asked at the next round."""
-    here = (job.c.id == job_id, job.c.state == JobState.COMPLETED)
-    with db.write() as conn:
-        conn.execute(sa.update(job).where(*here).values(ask_after=now, asks=0))
-
-
-_ENDED = (
-    sa.select(*JOB_COLUMNS)
-    .where(job.c.id.in_(sa.bindparam("ids", expanding=True)), job.c.state == JobState.COMPLETED)
-    .where(job.c.heard_at < sa.bindparam("before", type_=job.c.heard_at.type))
-    .order_by(job.c.id)
-    .with_for_update()
-)
-
-
-def reopen(db: Database, told: Sequence[Job], before: datetime, now: datetime) -> int:
-    """Those of the jobs that had ended, and that their forge now tells as open under the same id: they start anew. How many.
-
-    Only by the forge's own answer to a question asked at `before`, never by a delivery, which may be late. Who runs a job
-    again counts, so its run is asked for again, too."""
-    fresh = {one.id: admissible(one) for one in told if one.state is not JobState.COMPLETED and _fits(one)}
-    if not fresh:
-        return 0
-    with db.write() as conn:
-        ended = [job_of(row) for row in conn.execute(_ENDED, {"ids": sorted(fresh), "before": before})]
-        for one in ended:
-            anew = replace(fresh[one.id], seen_at=now, queued_at=now, heard_at=now, heard_by="poll")
-            conn.execute(_UPDATE, {"the_id": one.id, **_without_id(anew), "ask_after": None, "asks": 0})
-            same = (run.c.forge == one.forge, run.c.repository == one.repository, run.c.id == one.run_id)
-            conn.execute(sa.delete(run).where(*same))
-    return len(ended)
 
 
 # --- what we make of them

@@ -159,6 +159,20 @@ def live_runners(db: Database) -> set[str]:
         return {str(name) for name in conn.scalars(_RUNNERS)}
 
 
+_OF_RUNNER = sa.select(*LEASE_COLUMNS).where(
+    LIVE, lease.c.runner_name == sa.bindparam("the_runner"), lease.c.forge == sa.bindparam("the_forge")
+)
+
+
+def of_runner(db: Database, forge: str, runner_name: str) -> Lease | None:
+    """The live lease that registered this runner."""
+    if not runner_name:
+        return None
+    with db.read() as conn:
+        row = conn.execute(_OF_RUNNER, {"the_runner": runner_name, "the_forge": forge}).first()
+    return None if row is None else lease_of(row)
+
+
 def counts(db: Database) -> dict[tuple[str, State], int]:
     """How many live leases by pool and state."""
     query = sa.select(lease.c.pool, lease.c.state, sa.func.count()).where(LIVE).group_by(lease.c.pool, lease.c.state)

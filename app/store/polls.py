@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from app.core.model import Job, JobState
+from app.core.model import Job
 from app.store.db import Database
 from app.store.jobs import OPEN
 from app.store.rows import JOB_COLUMNS, clean, job_of
@@ -206,12 +206,6 @@ _OPEN_OURS = (  # those in a pool, and those that may yet come into one: nobody 
 _HEARD_BEFORE = sa.bindparam("before", type_=job.c.heard_at.type)
 _UNHEARD = _OPEN_OURS.order_by(job.c.id).where(job.c.heard_at < _HEARD_BEFORE)
 _UNMENTIONED = _UNHEARD.where(job.c.repository == sa.bindparam("the_repository"))
-_DOUBTED = (
-    sa.select(*JOB_COLUMNS)
-    .where(job.c.forge == _FORGE, job.c.state == JobState.COMPLETED, job.c.ask_after <= _NOW)
-    .order_by(job.c.ask_after, job.c.id)
-    .limit(sa.bindparam("most", type_=sa.Integer))
-)
 _HEARD = sa.func.coalesce(job.c.heard_at, job.c.seen_at, type_=job.c.heard_at.type)
 _SILENT = (
     _OPEN_OURS.where(_HEARD < _HEARD_BEFORE, sa.or_(job.c.ask_after.is_(None), job.c.ask_after <= _NOW))
@@ -229,18 +223,6 @@ def unmentioned(
         found = conn.execute(_UNHEARD, asked) if owner else conn.execute(_UNMENTIONED, {**asked, "the_repository": place})
         silent = [one for one in (job_of(row) for row in found) if one.id not in known]
     return [one for one in silent if one.repository.casefold().startswith(within)] if owner else silent
-
-
-def doubted(db: Database, forge: str, now: datetime, limit: int) -> list[Job]:
-    """Jobs that had ended, and that a delivery since told as open: late, or run again under the same id."""
-    with db.read() as conn:
-        return [job_of(row) for row in conn.execute(_DOUBTED, {"the_forge": forge, "now": now, "most": limit})]
-
-
-def settled(db: Database, job_id: str) -> None:
-    """The forge says that the job has ended: there is no doubt any more."""
-    with db.write() as conn:
-        conn.execute(sa.update(job).where(job.c.id == job_id, job.c.state == JobState.COMPLETED).values(ask_after=None))
 
 
 def hasten(db: Database, name: str, now: datetime) -> None:

@@ -164,6 +164,7 @@ lease = sa.Table(
     sa.Index("ix_lease_failed", "entered_at", sqlite_where=FAILED, postgresql_where=FAILED),
     sa.Index("ix_lease_served", "pool", "entered_at", sqlite_where=SERVED, postgresql_where=SERVED),
     sa.Index("ix_lease_runner_name", "runner_name"),
+    sa.Index("ix_lease_runner_id", "runner_id"),
     sa.Index("ix_lease_created_at", "created_at"),
     sa.Index("ix_lease_for_job", "for_job", sqlite_where=PINNED, postgresql_where=PINNED),
 )

@@ -16,7 +16,7 @@ from app.core.model import Job, JobState
 from app.core.rules import allowed_repository
 from app.forges.contract import BadDelivery, BadSignature, Delivery, DeliveryKind, Forge
 from app.kit.telemetry import logger
-from app.store import jobs, polls
+from app.store import intruders, jobs, polls, reruns
 from app.web.errors import Problem, TooLarge, reply
 from app.web.parts import WebParts
 
@@ -200,6 +200,8 @@ class Intake:
         if allowed_repository(job.repository, self._parts.repositories) is None:
             self._count(name, "refused")
             log.warning("repository not allowed", forge=name, repository=job.repository, guid=delivery.guid)
+            if job.runner_name:
+                await self._turn_out(job)
             return _answer("refused", f"{job.repository} is not in the allow list; add a [[repository]] that matches it.")
         record = jobs.Record(delivery.forge, delivery.guid, delivery.event, delivery.action, job)
         try:
@@ -217,11 +219,19 @@ class Intake:
         log.info("delivery", forge=name, result=result, action=delivery.action, job=job.id, guid=delivery.guid)
         return _answer(result, "The job has no usable id." if recorded is jobs.Recorded.IGNORED else "")
 
+    async def _turn_out(self, job: Job) -> None:
+        try:
+            if name := await self._parts.lane(intruders.turn_out, self._parts.db, job, self._parts.clock.now()):
+                log.warning("a job that nobody allowed runs on a lease", lease=name, repository=job.repository)
+                self._parts.bell.ring()
+        except Exception as error:  # noqa: BLE001  the forge's listing tells it again
+            log.error("lease not ended", job=job.id, error=type(error).__name__)
+
     async def _doubt(self, forge: Forge, job: Job) -> None:
         """An ended job waits again: the delivery is late, or the job is run again under its old id. The forge itself says which
         at the next round, which is now; without it the next listing would find out, only later."""
         try:
-            await self._parts.lane(jobs.doubt, self._parts.db, job.id, self._parts.clock.now())
+            await self._parts.lane(reruns.doubt, self._parts.db, job.id, self._parts.clock.now())
             await self._parts.lane(polls.hasten, self._parts.db, f"poll {forge.name}", self._parts.clock.now())
         except Exception as error:  # noqa: BLE001  the delivery itself is recorded
             log.error("doubt not recorded", forge=forge.name, job=job.id, error=type(error).__name__)

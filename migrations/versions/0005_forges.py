@@ -16,6 +16,7 @@ PINNED = sa.text("for_job <> ''")
 def upgrade() -> None:
     op.add_column("lease", sa.Column("for_job", sa.String(length=120), nullable=False, server_default=""))
     op.create_index("ix_lease_for_job", "lease", ["for_job"], sqlite_where=PINNED, postgresql_where=PINNED)
+    op.create_index("ix_lease_runner_id", "lease", ["runner_id"])
     op.add_column("lease", sa.Column("runner_why", sa.Text(), nullable=False, server_default=""))
     op.add_column("polled", sa.Column("found_at", sa.DateTime(timezone=True)))
 
@@ -23,5 +24,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_column("polled", "found_at")
     op.drop_column("lease", "runner_why")
+    op.drop_index("ix_lease_runner_id", table_name="lease")
     op.drop_index("ix_lease_for_job", table_name="lease")
     op.drop_column("lease", "for_job")
