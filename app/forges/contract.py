@@ -194,8 +194,8 @@ class Forge(Protocol):
 
         A place is a repository; where the forge is `wide`, also an owner, which stands for all of its repositories.
         Jobs that wait for an approval come too; of GitLab's, those that wait for an earlier stage or a person do not.
-        Forgejo lists no job that runs: whoever wants to know asks `fetch_job`. An unchanged listing costs no quota
-        where the forge honours conditional requests (GitHub does)."""
+        Forgejo lists none that is blocked. An unchanged listing costs no quota where the forge honours conditional requests
+        (GitHub does)."""
         ...
 
     def repositories(self, owner: str, installation: str = "") -> Sequence[str]:

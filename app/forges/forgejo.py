@@ -148,9 +148,9 @@ class ForgejoForge:
     def repositories(self, owner: str, installation: str = "") -> Sequence[str]:
         return self._polls.repositories(owner)
 
-    def missed(self, since: datetime) -> Sequence[Missed]:
-        """Always none: Forgejo's API shows no log of deliveries, so that only the poll finds what they missed."""
-        return ()
+    def missed(self, since: datetime) -> Sequence[Missed] | None:
+        """None: Forgejo's API shows no log of deliveries, so that only the poll finds what they missed."""
+        return None
 
     def redeliver(self, missed: Missed) -> None:
         raise ForgeRefused("Forgejo's API cannot send a delivery again.")

@@ -13,7 +13,7 @@ from app.kit.template import names
 from app.settings.fields import Addition, Label, Name, Price, Section, Words, table
 from app.settings.trust import Digest, IdentitySettings, ImageReference, Pattern, ProvenanceSettings, PublicKeyField
 
-PLACES = frozenset({"url", "name", "labels", "idle_seconds", "uuid", "handle"})
+PLACES = frozenset({"url", "name", "labels", "idle_seconds", "uuid", "handle", "token_url"})
 """What the forges fill in; each says for itself which of them it has."""
 UNPROVEN = (
     'name a signed `image`, or write these two lines, and every lease wears a red mark:\n    mode = "bare"\n    signed = false'
@@ -102,8 +102,8 @@ class PoolSettings(Section):
     """Runner group by name. Default: the forge's `runner_group`."""
     runner_command: tuple[Words, ...] = Field(default=(), max_length=50)
     """Command that starts the runner on the node, as a list of words, so that you can pin your own version of it. `{url}`,
-    `{name}`, `{labels}` and `{idle_seconds}` are filled in, for Forgejo also `{uuid}` and `{handle}`. Default: the usual one of
-    the forge."""
+    `{name}`, `{labels}` and `{idle_seconds}` are filled in, for Forgejo also `{uuid}`, `{handle}` and `{token_url}`. Default:
+    the usual one of the forge."""
     usual_minutes: float | None = Field(default=None, gt=0, le=14_400)
     """Minutes that a job of the pool usually takes: offers are ranked by what that would cost. Default: as long as the last
     ones took, and 20 before there were any."""
