@@ -55,10 +55,15 @@ def _job(output: Output, job: Json, reply: Json) -> int:
         return Exit.OK
     click.echo(f"{clean(job['state']).upper()} {duration(job.get('waiting_seconds'))}  {clean(job_title(job))}")
     click.echo(clean(job["not_ours"] or job["wait"] or job.get("next_step") or "It has what it needs."))
-    if job.get("heard_by") == "poll":
-        click.echo("No webhook told of it in time: it was found by a poll.")
+    _heard(job)
     market_tables(output, job.get("tried"), closed, cooldowns)
     return Exit.OK
+
+
+def _heard(job: Mapping[str, Any] | None) -> None:
+    """`Heard of after 9 s, by polling every 15 s.`"""
+    if job and job.get("heard"):
+        click.echo(f"H{clean(job['heard'])[1:]}.")
 
 
 def _lease(output: Output, lease: Json) -> int:
@@ -66,14 +71,22 @@ def _lease(output: Output, lease: Json) -> int:
     decision: Mapping[str, Any] = lease.get("decision") or {}
     if not output.is_text:
         named = {"id": lease["id"], "name": lease["name"]}
-        output.value({"schema_version": 1, "lease": named, "decision": decision, "image": lease.get("image")})
+        about = {name: lease.get(name, "") for name in ("for_job", "serves", "runner_why")}
+        job: Mapping[str, Any] = lease["job"] or {}
+        heard = {name: job.get(name) for name in ("heard_by", "heard_after_seconds", "heard")}
+        shown = {"lease": named | about, "job": heard, "decision": decision, "image": lease.get("image")}
+        output.value({"schema_version": 1, **shown})
         return code
     click.echo(f"{clean(lease['state']).upper()}  {clean(lease['name'])}  {clean(job_title(lease['job']))}")
     looked = f"Looked at {decision['seen']} offers, {decision['passed']} passed." if "seen" in decision else ""
     image: Mapping[str, Any] = lease.get("image") or {}
-    for sentence in dict.fromkeys((lease["reason_text"], lease["note"], lease.get("revoked"), image.get("why", ""), looked)):
+    why = lease.get("runner_why") or ""
+    told = "" if why in lease["reason_text"] else f"The node could not start its runner: {why}"
+    texts = (lease["reason_text"], told, lease["note"], lease.get("revoked"), lease.get("serves"), image.get("why", ""), looked)
+    for sentence in dict.fromkeys(texts):
         if sentence:
             click.echo(clean(sentence))
+    _heard(lease["job"])
     if image and not image["allowed"]:
         image_tables(output, image)
     market_tables(output, decision.get("tried"), decision.get("closed"), decision.get("cooldowns"))

@@ -42,7 +42,8 @@ def columns(now: datetime) -> list[Column]:
 
 def sheet(output: Output, lease: Mapping[str, Any], now: datetime) -> None:
     """A lease whole: what it is, its phases, and what it cost."""
-    job = lease["job"]
+    job: Mapping[str, Any] | None = lease["job"]
+    heard = str(job.get("heard") or "") if job else ""
     about = [
         ("lease", f"{lease['name']}  ({lease['id']})"),
         ("state", lease["state"] + (", proven gone" if lease["gone"] else "")),
@@ -54,8 +55,11 @@ def sheet(output: Output, lease: Mapping[str, Any], now: datetime) -> None:
         ("revoked", lease.get("revoked")),
         ("job", job_title(job) + (f" · {job['conclusion'] or job['state']}" if job else "")),
         ("job page", job["url"] if job else ""),
+        ("heard of", heard.removeprefix("heard of ")),
+        ("serves", lease.get("serves")),
         ("provider", " · ".join(part for part in (lease["provider"], lease["region"], lease["instance_id"]) if part)),
         ("runner", lease["runner"]["name"]),
+        ("no runner", lease.get("runner_why")),
         ("node", _node(lease["node"], now)),
         ("price", f"{money(lease['price_per_hour'])}/h" if lease["price_per_hour"] else ""),
         ("cost", money(lease["cost"]) + (" (estimate)" if lease["cost"].get("estimate") else "")),

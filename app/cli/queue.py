@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from app.cli.options import Call, asking
@@ -32,6 +34,7 @@ def queue(call: Call, tab: str, limit: int) -> None:
         Column(
             "for", lambda job: _waited(job) if tab == "waiting" else between(job[since], job["completed_at"], now), right=True
         ),
+        Column("heard", _heard, right=True),
         Column("lease", lambda job: job["lease"]["name"] if job["lease"] else ""),
         Column("why", lambda job: job["not_ours"] or job["wait"]),
     ]
@@ -39,6 +42,12 @@ def queue(call: Call, tab: str, limit: int) -> None:
     call.output.rows(reply, jobs, columns, empty[tab])
     if reply.get("more") and call.output.is_text:
         hint(f"Shown {limit}; for more: sublet queue --tab {tab} --limit {min(limit * 4, 500)}")
+
+
+def _heard(job: dict[str, Any]) -> str:
+    """`9 s poll`: how late it was heard of, by the forge's clock, and by what."""
+    after, by = job.get("heard_after_seconds"), job.get("heard_by") or ""
+    return by if after is None else f"{duration(after)} {by}"
 
 
 def _waited(job: dict[str, float | None]) -> str:

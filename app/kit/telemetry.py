@@ -185,6 +185,7 @@ VERIFICATION_RESULTS = (
 """What became of a look at an image: let in, the registry away, or the check that it failed (core.images.Refusal)."""
 ROLES = ("all", "web", "engine")
 LOGIN_RESULTS = ("ok", "bad_link", "bad_token", "limited")
+HEARD_BY = ("webhook", "poll")
 
 
 class Declared:
@@ -312,6 +313,11 @@ class Telemetry:
         self.job_start = histogram(
             "job_start_duration_seconds", "From queued at the forge to running.", PHASE_BUCKETS, pool=pools, provider=providers
         )
+
+        self.job_heard = histogram(
+            "job_heard_duration_seconds", "From queued at the forge to heard of here: what polling costs.", PHASE_BUCKETS,
+            forge=forges, by=HEARD_BY,
+        )  # fmt: skip
 
         self.leases = gauge("leases", "Leases that are not released.", phase=phases, **at)
         self.leases_ended = counter("leases", "Leases that were released.", **at, outcome=OUTCOMES)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -38,7 +39,7 @@ def heard_after(one: Job) -> float | None:
     """Seconds from the forge's queue time to our hearing of it, 0 where the clocks differ; None where the forge says no time.
 
     A job that is run again under its own id has no queue time of the forge's: it is written down as queued when it was found,
-    so the two are the same to the microsecond (app.store.jobs.reopen)."""
+    so the two are the same to the microsecond (app.store.reruns)."""
     return _after(one.queued_at, one.seen_at, one.heard_by)
 
 
@@ -76,6 +77,6 @@ def between(db: Database, after: datetime, until: datetime) -> list[Heard]:
         return _heard(conn.execute(query))
 
 
-def _heard(rows: sa.CursorResult[tuple[str, str, datetime | None, datetime | None]]) -> list[Heard]:
-    waits = ((row.forge, row.heard_by, _after(row.queued_at, row.seen_at, row.heard_by)) for row in rows)
+def _heard(rows: Iterable[Any]) -> list[Heard]:
+    waits = ((str(forge), str(by), _after(queued, seen, by)) for forge, by, queued, seen in rows)
     return [Heard(forge, by, seconds) for forge, by, seconds in waits if seconds is not None]

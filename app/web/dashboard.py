@@ -94,10 +94,9 @@ def router(parts: WebParts, gate: Gate, pages: Pages, reads: Reads) -> APIRouter
         reply, live = await reads.queue(tab, PAGE, before)
         query = urlencode({"tab": tab})
         older = f"/queue?{urlencode({'tab': tab, 'before': rfc3339(reply.before)})}" if reply.before else ""
-        hook = f"{parts.settings.public_url}/hooks/{next(iter(parts.forges), 'github')}"
         return pages.listed(
             request, "queue.html", visitor, digest(reply), reply=reply, items=reply.jobs, counts=reply.counts, tab=tab,
-            live=live, more=older, hook=hook, live_page=True, poll=5, twin=f"/queue.json?{query}",
+            live=live, more=older, live_page=True, poll=5, twin=f"/queue.json?{query}",
             cli="sublet queue" if tab == "waiting" else f"sublet queue list --tab {tab}",
         )  # fmt: skip
 

@@ -8,11 +8,13 @@ from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
 from app.kit.telemetry import logger
+from app.settings.forges import BUILT_IN
 from app.store import replicas
 from app.store.replicas import Replica
+from app.web.hearing import secret_of, table_of
 from app.web.image_checks import image_checks
 from app.web.leak_checks import leak_checks
-from app.web.listen_checks import listen_checks
+from app.web.listen_checks import listen_checks, listening_of
 from app.web.parts import HealthCheck, WebParts
 from app.web.schema import Check, check
 from app.web.words import duration
@@ -27,9 +29,8 @@ SILENT = timedelta(seconds=15)
 
 async def examine(parts: WebParts) -> list[Check]:
     """All checks, in the order a person would mend them. Costs nothing at any provider."""
-    forge_fix = "Compare the [github] or [gitlab] settings with what the forge shows."
     provider_fix = "Compare its [[provider]] settings with what the vendor shows."
-    looks = [_ask(f"forge {name}", look, forge_fix) for name, look in parts.forge_checks.items()]
+    looks = [_ask(f"forge {name}", look, _forge_fix(name)) for name, look in parts.forge_checks.items()]
     looks += [_ask(f"provider {name}", look, provider_fix) for name, look in parts.providers.items()]
     registry_fix = "Compare its [[registry]] settings with the registry's address."
     looks += [_ask(f"registry {host}"[:100], look, registry_fix) for host, look in parts.registry_checks.items()]
@@ -41,10 +42,15 @@ async def examine(parts: WebParts) -> list[Check]:
     found = [database, _engine(parts, known), *(_replica(parts, one) for one in known), *ours]
     if not parts.forge_checks:
         text = "No forge is configured, so no job can come."
-        found.append(check("forge", "warn", text, "Add [github] or [gitlab] to sublet.toml."))
+        tables = ", ".join(f"[{name}]" for name in BUILT_IN)
+        found.append(check("forge", "warn", text, f"Add {tables} or a plugin's [[forge]] to sublet.toml."))
     if not parts.providers:
         found.append(check("provider", "warn", "No provider is configured, so nothing can be leased.", "Add a [[provider]]."))
     return [*found, *pictures, *leaking, *others, *listening]
+
+
+def _forge_fix(name: str) -> str:
+    return f"Compare its settings, {table_of(name)}, with what the forge shows."
 
 
 async def _database(parts: WebParts) -> Check:
@@ -146,7 +152,8 @@ def _engine(parts: WebParts, known: Sequence[Replica]) -> Check:
 def _public_url(parts: WebParts) -> Check:
     address = parts.settings.public_url
     url = urlsplit(address)
-    fix = "Set `public_url` to an https address that the forge and rented machines can reach."
+    callers = "the forge and rented machines" if _hooked(parts) or not parts.forges else "rented machines"
+    fix = f"Set `public_url` to an https address that {callers} can reach."
     if url.hostname in ("127.0.0.1", "localhost", "::1"):
         if parts.settings.demo:
             return check("public_url", "ok", f"{address}: enough for the demo, where all runs on this machine.")
@@ -173,14 +180,23 @@ def _repositories(parts: WebParts) -> Check:
     return check("allow list", "ok", ", ".join(rules)[:300])
 
 
+def _hooked(parts: WebParts) -> list[str]:
+    """The forges whose webhooks are taken."""
+    return sorted(name for name in parts.forges if listening_of(parts, name).webhooks)
+
+
 def _secrets(parts: WebParts) -> Check:
-    known = parts.settings.secure_hooks
+    known, hooked = parts.settings.secure_hooks, _hooked(parts)
+    title, polled = "webhook secret", sorted(set(parts.forges) - set(hooked))
     if not parts.forges:
-        return check("webhook secret", "skip", "No forge is configured.")
-    if known is None:
-        return check("webhook secret", "ok", f"Set for {', '.join(sorted(parts.forges))}; settings without one are refused.")
-    bare = sorted(name for name, secure in known.items() if not secure)
+        return check(title, "skip", "No forge is configured.")
+    spared = f"Not needed for {', '.join(polled)}: {'it is' if len(polled) == 1 else 'they are'} polled." if polled else ""
+    if not hooked:
+        return check(title, "skip", spared)
+    bare = [name for name in hooked if known is not None and not known.get(name, True)]
     if bare:
-        text = f"Not set for {', '.join(bare)}: every delivery is refused."
-        return check("webhook secret", "fail", text, "Set `webhook_secret` (GitHub) or `webhook_token` (GitLab) on both sides.")
-    return check("webhook secret", "ok", f"Set for {', '.join(sorted(known))}.")
+        text = f"Not set for {', '.join(bare)}: every delivery is refused. {spared}".strip()
+        keys = " and ".join(f"{secret_of(name)} in {table_of(name)}" for name in bare)
+        return check(title, "fail", text, f"Set {keys}, and the same at the forge.")
+    strict = "; settings without one are refused" if known is None else ""
+    return check(title, "ok", f"Set for {', '.join(hooked)}{strict}. {spared}".strip())

@@ -21,6 +21,7 @@ from app.core.model import SERVED, Reason
 from app.core.states import State
 from app.kit.words import SIGNS, money
 from app.web.errors import Problem
+from app.web.hearing import ways
 from app.web.offers_words import brief_price, card, gib, gpu_card, measured
 from app.web.parts import WebParts
 from app.web.schema import LeaseView, Money
@@ -111,6 +112,7 @@ class Pages:
             "version": parts.settings.version,
             "demo": parts.settings.demo,
             "public_url": parts.settings.public_url,
+            "ways": ways(parts.forges, parts.listening, parts.settings.public_url),
         }
         self._templates.filters.update(filters)
         self._templates.globals.update(known)

@@ -11,7 +11,7 @@ from typing import Literal
 from app.core.cooling import FIRST_REST, cooldowns
 from app.core.model import Lease
 from app.core.verdicts import digests, revoked_since, verdict_on
-from app.store import board, decisions, images, leaks, leases, nodes, standings
+from app.store import board, decisions, images, jobs, leaks, leases, nodes, standings
 from app.store.situation import Situation, situation
 from app.web import schema, views
 from app.web.doctor import examine
@@ -59,7 +59,10 @@ class Reads:
         if sheet is None:
             raise Problem(404, f"There is no lease {ref[:100]}.")
         revoked = await self._revoked_whole(sheet)
-        detail = views.lease_detail(sheet, now, self._notes, self._parts.settings.demo, revoked)
+        key = found.key.job
+        pinned = await self._parts.lane(jobs.get, self._parts.db, key) if key else None
+        told = self._parts.listening
+        detail = views.lease_detail(sheet, now, self._notes, self._parts.settings.demo, revoked, told, pinned)
         return schema.LeaseReply(**dict(detail))
 
     async def leases(self, which: Which, limit: int, before: datetime | None, text: str = "") -> schema.LeasesReply:
@@ -67,7 +70,8 @@ class Reads:
         parts, now = self._parts, self.now()
         rows = await parts.lane(board.leases, parts.db, which, limit + 1, before)
         revoked = await self._revoked(rows[:limit])
-        found = [views.lease_view(row, now, self._notes, parts.settings.demo, revoked) for row in rows[:limit]]
+        demo, told = parts.settings.demo, parts.listening
+        found = [views.lease_view(row, now, self._notes, demo, revoked, told) for row in rows[:limit]]
         more = len(rows) > limit
         shown = [view for view in found if text.casefold() in _searched(view)] if text else found
         return schema.LeasesReply(leases=shown, more=more, before=found[-1].created_at if more else None)
@@ -110,7 +114,7 @@ class Reads:
         reply = schema.QueueReply(
             tab=tab,
             counts=dict(found.counts),
-            jobs=views.queue_items(shown, now, parts.settings.demo, tried),
+            jobs=views.queue_items(shown, now, parts.settings.demo, tried, parts.listening),
             more=more,
             before=last[0].job.seen_at if more and tab != "waiting" else None,
             closed=closed_views(known.standings, now),
@@ -140,7 +144,7 @@ class Reads:
             if lease.asked_at is not None and lease.price_per_hour is not None:
                 spending[lease.currency] = spending.get(lease.currency, Decimal(0)) + lease.price_per_hour
         waiting = board.Queue(tuple(board.QueueRow(job, None) for job in found.waiting), found.counts, {})
-        items = views.queue_items(waiting, now, demo)
+        items = views.queue_items(waiting, now, demo, listening=parts.listening)
         return schema.OverviewReply(
             now=now,
             demo=demo,
@@ -151,9 +155,9 @@ class Reads:
             oldest_wait_seconds=max((item.waiting_seconds or 0.0 for item in items), default=None),
             start_times=views.start_times(found.starts),
             attention=[*views.attention(found, leaking, now, parts.settings.silent_seconds), *troubles(known, now)],
-            live=[views.lease_view(row, now, notes, demo, revoked) for row in found.live],
+            live=[views.lease_view(row, now, notes, demo, revoked, parts.listening) for row in found.live],
             waiting=items,
-            recent=[views.lease_view(row, now, notes, demo, revoked) for row in found.recent],
+            recent=[views.lease_view(row, now, notes, demo, revoked, parts.listening) for row in found.recent],
             ever=found.ever,
             unsigned_pools=sorted(name for name, pool in parts.pools.items() if not pool.signed),
         )

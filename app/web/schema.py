@@ -46,6 +46,11 @@ class JobView(View):
     queued_at: Moment | None
     started_at: Moment | None
     completed_at: Moment | None
+    heard_by: str = Field("", description="How it was heard of first: `webhook`, or `poll` where none came or none is taken.")
+    heard_after_seconds: float | None = Field(
+        None, description="From queued, by the forge's clock, to our hearing of it; null where the forge says no time."
+    )
+    heard: str = Field("", description="The same in words.", examples=["heard of after 9 s, by polling every 15 s"])
 
 
 class PhaseView(View):
@@ -53,7 +58,7 @@ class PhaseView(View):
     started_at: Moment
     ended_at: Moment | None
     measured_by: str = Field(description="Whose clock: the forge's, or ours.")
-    note: str = ""
+    note: str = Field("", description="Of `queued`: how late we heard of the job, and by what.")
 
 
 class NodeView(View):
@@ -104,6 +109,8 @@ class LeaseView(View):
     signed: bool = Field(False, description="Its image had to be signed. Without that it wears a red mark.")
     image_digest: str = ""
     revoked: str = Field("", description="A sentence, if its image was revoked.")
+    for_job: str = Field("", description="Id of the one job that its forge pins its runner to; empty: it is for any that fits.")
+    runner_why: str = Field("", description="Why the node could not start its runner, in the node's words.")
 
 
 class ChargeView(View):
@@ -167,6 +174,7 @@ class LeaseDetail(LeaseView):
     containers: list[ImageView] = Field(default_factory=list[ImageView], description="Images that its job asked for.")
     typical_seconds: dict[str, float]
     log_lines: int
+    serves: str = Field("", description="A sentence: which job it was made for, or which jobs it may take.")
 
 
 class TriedView(View):
@@ -205,7 +213,6 @@ class QueueItem(JobView):
     waiting_seconds: float | None
     next_step: str
     lease: RunnerView | None = Field(description="Id and name of the lease that has the job.")
-    heard_by: str = Field(description="How it was heard of first: `webhook`, or `poll` where its webhook was lost or late.")
     demo: bool
     provider: str = Field("", description="Where its lease has its machine.")
     tried: list[TriedView] = Field(

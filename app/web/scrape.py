@@ -15,7 +15,7 @@ from decimal import Decimal
 from app.core.cooling import FIRST_REST, cooldowns
 from app.core.model import Reason
 from app.kit.telemetry import ROLES, logger
-from app.store import board, leaks, market, replicas, tally
+from app.store import board, hearing, leaks, market, replicas, tally
 from app.store.situation import situation
 from app.web.doctor import beat_age, is_alive
 from app.web.parts import WebParts
@@ -151,7 +151,10 @@ class Scrape:
         if until <= self._counted_until:
             return
         found = await parts.lane(tally.between, parts.db, self._counted_until, until)
+        heard = await parts.lane(hearing.between, parts.db, self._counted_until, until)
         self._counted_until = until
+        for one in heard:
+            told.job_heard.observe(one.seconds, forge=one.forge, by=one.by)
         for stay in found.stays:
             told.lease_phase.observe(stay.seconds, phase=str(stay.state), provider=stay.provider, gpu=stay.gpu)
         for start in found.starts:

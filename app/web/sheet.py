@@ -36,6 +36,7 @@ class Bar:
     typical: float | None
     slow: bool
     of: float | None  # seconds it may take at most, where that is known
+    told: str = ""  # of the wait at the forge: how late we heard of the job, and by what
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,8 @@ def _bar(name: str, stay: PhaseView | None, begin: datetime, end: datetime, leas
     slow = typical is not None and name != str(State.BUSY) and seconds > SLOW * typical and seconds > typical + 1
     most = (lease.hard_end - stay.started_at).total_seconds() if name == str(State.BUSY) and lease.hard_end else None
     most = most // 60 * 60 if most is not None and most > 120 else most
-    return Bar(word, meaning, tone, round(left, 2), round(width, 2), seconds, stay.ended_at is None, typical, slow, most)
+    told = stay.note if name == "queued" else ""
+    return Bar(word, meaning, tone, round(left, 2), round(width, 2), seconds, stay.ended_at is None, typical, slow, most, told)
 
 
 def _headline(

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from app.core.billing import Charge, accrued
+from app.core.listening import Listening
 from app.core.model import SERVED, Job, JobState, Lease, NodeFacts
 from app.core.proof import prove
 from app.core.states import ORDER, State
@@ -17,6 +18,7 @@ from app.core.verdicts import verdict_on, wanted
 from app.store.audit import Entry
 from app.store.board import LeaseRow, LeaseSheet, Overview, Queue
 from app.store.leaks import Leaks
+from app.web.hearing import told_of
 from app.web.image_views import image_view
 from app.web.schema import (
     Attention,
@@ -39,6 +41,7 @@ from app.web.schema import (
 from app.web.words import LOOKS, because, plain
 
 NONE: Mapping[str, str] = MappingProxyType({})
+UNKNOWN: Mapping[str, Listening] = MappingProxyType({})
 
 
 def money(amount: Decimal, currency: str) -> Money:
@@ -52,11 +55,13 @@ def cost(lease: Lease, charges: Sequence[Charge], now: datetime) -> Cost:
     return Cost(amount=plain(amount), currency=lease.currency, estimate=lease.booked_at is None and lease.asked_at is not None)
 
 
-def job_values(job: Job) -> dict[str, Any]:
+def job_values(job: Job, listening: Mapping[str, Listening]) -> dict[str, Any]:
     labels = None if job.labels is None else list(job.labels)
     names = ("id", "key", "url", "name", "repository", "workflow", "branch", "actor", "conclusion", "queued_at", "started_at")
+    told = told_of(job, listening)
     return {name: getattr(job, name) for name in names} | {
-        "url": web_url(job.url), "labels": labels, "state": str(job.state), "completed_at": job.completed_at
+        "url": web_url(job.url), "labels": labels, "state": str(job.state), "completed_at": job.completed_at,
+        "heard_by": told.by, "heard_after_seconds": told.after, "heard": told.words,
     }  # fmt: skip
 
 
@@ -65,14 +70,13 @@ def web_url(url: str) -> str:
     return url if url.startswith(("https://", "http://")) else ""
 
 
-def phases(row: LeaseRow) -> list[PhaseView]:
-    """The forge's wait first, then each state it has been in."""
+def phases(row: LeaseRow, listening: Mapping[str, Listening] = UNKNOWN) -> list[PhaseView]:
+    """The forge's wait first, with what hearing of it cost, then each state it has been in."""
     found: list[PhaseView] = []
-    queued = row.job.queued_at if row.job is not None else None
-    if queued is not None and queued < row.lease.created_at:
-        found.append(
-            PhaseView(phase="queued", started_at=queued, ended_at=row.lease.created_at, measured_by=row.lease.key.forge)
-        )
+    job, began = row.job, row.lease.created_at
+    if job is not None and job.queued_at is not None and job.queued_at < began:
+        note, forge = told_of(job, listening).words, row.lease.key.forge
+        found.append(PhaseView(phase="queued", started_at=job.queued_at, ended_at=began, measured_by=forge, note=note))
     for span in row.spans:
         ended = span.entered_at if span.state is State.RELEASED else span.left_at
         found.append(
@@ -89,10 +93,13 @@ def facts(value: NodeFacts | None) -> dict[str, Any] | None:
     return {"gpus": [dict(gpu) for gpu in value.gpus]} | {name: getattr(value, name) for name in names} | {"image": image}
 
 
-def _lease_values(row: LeaseRow, now: datetime, notes: Mapping[str, str], demo: bool, revoked: str) -> dict[str, Any]:
+def _lease_values(
+    row: LeaseRow, now: datetime, notes: Mapping[str, str], demo: bool, revoked: str, listening: Mapping[str, Listening]
+) -> dict[str, Any]:
     lease = row.lease
     same = ("id", "name", "reason_text", "note", "attempt", "provider", "region", "created_at", "entered_at", "deadline")
-    values: dict[str, Any] = {name: getattr(lease, name) for name in (*same, "hard_end", "gone_at", "instance_id")}
+    more = ("hard_end", "gone_at", "instance_id", "runner_why")
+    values: dict[str, Any] = {name: getattr(lease, name) for name in (*same, *more)}
     return values | {
         "state": str(lease.state),
         "reason": str(lease.reason) if lease.reason else None,
@@ -110,8 +117,8 @@ def _lease_values(row: LeaseRow, now: datetime, notes: Mapping[str, str], demo: 
         ),
         "gone": lease.state is State.RELEASED,
         "runner": RunnerView(id=lease.runner_id, name=lease.runner_name),
-        "job": None if row.job is None else JobView(**job_values(row.job)),
-        "phases": phases(row),
+        "job": None if row.job is None else JobView(**job_values(row.job, listening)),
+        "phases": phases(row, listening),
         "node": NodeView(facts=facts(lease.facts), heartbeat_at=lease.heartbeat_at),
         "pool_note": notes.get(lease.key.pool, ""),
         "demo": demo,
@@ -121,24 +128,37 @@ def _lease_values(row: LeaseRow, now: datetime, notes: Mapping[str, str], demo: 
         "signed": lease.signed,
         "image_digest": lease.image_digest,
         "revoked": revoked,
+        "for_job": lease.key.job,
     }
 
 
 def lease_view(
-    row: LeaseRow, now: datetime, notes: Mapping[str, str], demo: bool, revoked: Mapping[str, str] = NONE
+    row: LeaseRow,
+    now: datetime,
+    notes: Mapping[str, str],
+    demo: bool,
+    revoked: Mapping[str, str] = NONE,
+    listening: Mapping[str, Listening] = UNKNOWN,
 ) -> LeaseView:
-    """`notes` are the pools' own, by name; `revoked` has a sentence for each lease, by id, whose image was."""
-    return LeaseView(**_lease_values(row, now, notes, demo, revoked.get(row.lease.id, "")))
+    """`notes` are the pools' own, by name; `revoked` has a sentence for each lease, by id, whose image was; `listening`
+    says how each forge's news come."""
+    return LeaseView(**_lease_values(row, now, notes, demo, revoked.get(row.lease.id, ""), listening))
 
 
 def lease_detail(
-    sheet: LeaseSheet, now: datetime, notes: Mapping[str, str], demo: bool, revoked: Mapping[str, str] = NONE
+    sheet: LeaseSheet,
+    now: datetime,
+    notes: Mapping[str, str],
+    demo: bool,
+    revoked: Mapping[str, str] = NONE,
+    listening: Mapping[str, Listening] = UNKNOWN,
+    pinned: Job | None = None,
 ) -> LeaseDetail:
-    """A lease whole, as its own page and `sublet lease show` have it."""
+    """A lease whole, as its own page and `sublet lease show` have it. `pinned`: the job that it was made for alone."""
     lease = sheet.row.lease
     verdict = verdict_on(lease)
     return LeaseDetail(
-        **_lease_values(sheet.row, now, notes, demo, revoked.get(lease.id, "")),
+        **_lease_values(sheet.row, now, notes, demo, revoked.get(lease.id, ""), listening),
         need=need_values(lease),
         charges=[charge_view(charge) for charge in sheet.row.charges],
         audit=[audit_view(entry) for entry in sheet.audit],
@@ -151,7 +171,20 @@ def lease_detail(
         containers=[image_view(replace(one.verdict, asked=one.asked)) for one in sheet.asked],
         typical_seconds={str(state): seconds for state, seconds in sheet.typical.items()},
         log_lines=sheet.log_lines,
+        serves=serves(lease, sheet.row.job, pinned),
     )
+
+
+def serves(lease: Lease, job: Job | None, pinned: Job | None) -> str:
+    """Which job it was made for, or which it may take; empty of a pilot, which takes none."""
+    key, one = lease.key, pinned or job
+    if not key.forge:
+        return ""
+    if key.job:
+        name = key.job if one is None else f"{one.repository} · {one.name or one.key}"
+        return f"Made for {name} alone: {key.forge} pins a runner to its job."
+    over = job is not None or ORDER[lease.state] >= ORDER[State.DRAINING]
+    return f"It {'could' if over else 'may'} take any waiting job in {key.scope.path} with the labels {', '.join(key.labels)}."
 
 
 def need_values(lease: Lease) -> dict[str, Any]:
@@ -190,7 +223,11 @@ def audit_view(entry: Entry) -> AuditView:
 
 
 def queue_items(
-    queue: Queue, now: datetime, demo: bool, tried: Mapping[str, Sequence[TriedView]] = MappingProxyType({})
+    queue: Queue,
+    now: datetime,
+    demo: bool,
+    tried: Mapping[str, Sequence[TriedView]] = MappingProxyType({}),
+    listening: Mapping[str, Listening] = UNKNOWN,
 ) -> list[QueueItem]:
     """Each job with its wait as a sentence, since when, and what to do about it; `tried` is what said no, by job id."""
     items: list[QueueItem] = []
@@ -199,7 +236,7 @@ def queue_items(
         since = job.queued_at or job.seen_at if job.state in (JobState.WAITING, JobState.QUEUED) else None
         items.append(
             QueueItem(
-                **job_values(job),
+                **job_values(job, listening),
                 pool=job.pool,
                 wait=wait_sentence(job),
                 not_ours=job.not_ours,
@@ -207,7 +244,6 @@ def queue_items(
                 waiting_seconds=None if since is None else max((now - since).total_seconds(), 0.0),
                 next_step=next_step(job, row.lease),
                 lease=None if row.lease is None else RunnerView(id=row.lease.id, name=row.lease.name),
-                heard_by=job.heard_by,
                 demo=demo,
                 provider="" if row.lease is None else row.lease.provider,
                 tried=list(tried.get(job.id, ())),

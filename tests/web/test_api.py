@@ -161,7 +161,7 @@ async def test_doctor_says_what_is_wrong_and_what_to_do(service: Service, rebuil
     assert status == {
         "database": "ok", "engine": "ok", "public_url": "warn", "pools": "ok", "allow list": "ok", "webhook secret": "ok",
         "forge github": "ok", "provider cloud-a": "ok", "sweep cloud-a": "skip", "destroys": "ok",
-        "listening github": "skip", "listening gitlab": "skip",
+        "intake github": "ok", "listening github": "skip", "intake gitlab": "ok", "listening gitlab": "skip",
         "signatures": "ok", "image keys": "ok", "image rubin": "ok",
     }  # fmt: skip
 

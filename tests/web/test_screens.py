@@ -18,6 +18,7 @@ from playwright.async_api import Page
 from tests.parts.browser import Chromium, Theme
 from tests.web.conftest import Shown, serve
 from tests.web.market_story import CHECKS, MAKES, TRAITS, market_place
+from tests.web.polled_story import PARTS, quiet_network
 from tests.web.story import bad_day
 
 SIZES: Mapping[str, tuple[int, Theme]] = {
@@ -84,6 +85,13 @@ BAD_DAY: Mapping[str, Look] = {
     "leaks-overview": Look("/"),
     "leaks-health": Look("/health-page", axe="everywhere", click="Let these 5 go"),
 }
+QUIET: Mapping[str, Look] = {
+    "polled-queue": Look("/queue", axe="everywhere"),
+    "polled-lease": Look("/leases/brave-otter-41"),
+    "polled-refused": Look("/leases/dull-crow-90"),
+    "polled-health": Look("/health-page"),
+}
+NOBODY: Mapping[str, Look] = {"polled-queue-none": Look("/queue"), "polled-overview-none": Look("/", axe="none")}
 
 
 async def violations(page: Page, rules: Mapping[str, Any]) -> list[str]:
@@ -141,6 +149,18 @@ def trading(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     yield from serve(sqlite_template, tmp_path_factory.mktemp("trading"), market_place, **given)
 
 
+@pytest.fixture(scope="module")
+def quiet(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
+    """A site where one forge is polled and the other sends webhooks."""
+    yield from serve(sqlite_template, tmp_path_factory.mktemp("quiet"), quiet_network, **PARTS)
+
+
+@pytest.fixture(scope="module")
+def untouched(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
+    """The same on its first morning: nothing has come yet."""
+    yield from serve(sqlite_template, tmp_path_factory.mktemp("untouched"), lambda _: None, **PARTS)
+
+
 def show(browser: Chromium, shown: Shown, pages: Mapping[str, Look], shots: Path | None) -> None:
     """All of these pages, one after another in one window."""
     found: list[str] = []
@@ -166,3 +186,11 @@ def test_the_market_and_a_failover_can_be_read(browser: Chromium, trading: Shown
 
 def test_a_bad_day_can_be_read_and_answered(browser: Chromium, leaking: Shown, shots: Path | None) -> None:
     show(browser, leaking, BAD_DAY, shots)
+
+
+def test_what_polling_costs_can_be_read(browser: Chromium, quiet: Shown, shots: Path | None) -> None:
+    show(browser, quiet, QUIET, shots)
+
+
+def test_the_first_morning_says_how_jobs_will_come(browser: Chromium, untouched: Shown, shots: Path | None) -> None:
+    show(browser, untouched, NOBODY, shots)
