@@ -7,12 +7,9 @@ import base64
 import contextlib
 import json
 import secrets
-import socket
 from collections.abc import Generator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
-
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.core.model import Scope, ScopeKind
 from app.demo import deliveries as post
@@ -187,7 +184,7 @@ class GitHubBench:
         elif self.fault is Fault.LOST_REPLY and minting:
             self.fault = None
             await self.app(scope, receive, unheard)
-        elif self.fault is Fault.HALF_LISTING and later:
+        elif self.fault in (Fault.HALF_LISTING, Fault.HALF_RUNNERS) and later:
             await give(Reply(502, {"message": "a page of the listing is not to be had"}), noted)
         elif self.fault is Fault.RATE_LIMITED:
             said = {"message": "You have exceeded a secondary rate limit."}
@@ -239,14 +236,6 @@ class GitHubProgram:
         self._bench.state.finish(self._token, self._session, int(key), "success", self._now())
 
 
-class Prompt(HttpToolsProtocol):
-    """Sends the head of an answer and its body without 40 ms between them."""
-
-    def connection_made(self, transport: Any) -> None:
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        super().connection_made(transport)
-
-
 class Stage:
     """What is served: the bench of the moment. One server does for all of them, since it takes long to stop."""
 
@@ -257,7 +246,7 @@ class Stage:
 
     def show(self, bench: GitHubBench) -> None:
         if not self.origin:
-            self.origin = self._server.enter_context(served(self, http=Prompt))
+            self.origin = self._server.enter_context(served(self))
             atexit.register(self._server.close)
         self._bench = bench
         bench.open(self.origin)

@@ -139,7 +139,7 @@ class GitLabBench:
                 api.token = "another"
             case Fault.LOST_REPLY:
                 self.lab.fault("/user/runners", "lose answer")
-            case Fault.HALF_LISTING:
+            case Fault.HALF_LISTING | Fault.HALF_RUNNERS:
                 loopback.faults.append(OnlyFirstPages(times=ALWAYS))
             case _:
                 loopback.faults.append(spoil(fault, {"message": "Retry later"}))

@@ -31,7 +31,8 @@ class Fault(StrEnum):
     QUOTA_LOW = "quota low"  # the forge's headers say that 7 % of the quota are left
     TOKEN_EXPIRED = "token expired"  # noqa: S105  the account's token or key is no longer taken
     LOST_REPLY = "lost reply"  # the next registration has its effect, and its answer is lost
-    HALF_LISTING = "half listing"  # every page of a listing but the first fails
+    HALF_LISTING = "half listing"  # every page of a listing of jobs but the first fails
+    HALF_RUNNERS = "half listing of runners"  # every page of a listing of runners but the first fails
     # What else a bench may know:
     DELIVERIES = "deliveries"  # the forge sends webhooks for jobs
     OLD_SECRET = "an old secret"  # noqa: S105  the webhook's secret was changed, and the one before still counts
@@ -77,7 +78,6 @@ class Bench(Protocol):
     name: str
     stands_on: str  # what the forge is here, and what it was held against
     faults: frozenset[Fault]
-    secrets: Sequence[str]  # of the service: no credential, message, repr or log line may show them
     signatures: Sequence[str]  # the headers, in lower case, that make a delivery authentic
     repository: str  # where jobs are queued
     other: str  # another repository of the same owner
@@ -85,6 +85,11 @@ class Bench(Protocol):
     scopes: Sequence[Scope]  # where runners can be registered for jobs of `repository`; the first is the usual one
     labels: tuple[str, ...]  # a job's usual ones
     actor: str  # who sets the bench's jobs going
+
+    @property
+    def secrets(self) -> Sequence[str]:
+        """Of the service: no credential, message, repr or log line may show them."""
+        ...
 
     def forge(self) -> Forge:
         """A new adapter on the same backing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from app.core.model import Job, JobState
 from app.forges.conformance.bench import (
     Bench,
+    Failed,
     Fault,
     Pair,
     Signing,
@@ -201,7 +202,7 @@ def what_is_run_again_is_told_anew(bench: Bench) -> None:
     queued_anew = [one for one in found if one.job is not None and one.job.key == again and one.job.state is JobState.QUEUED]
     expect(bool(queued_anew), "no delivery tells that it is queued again")
     expect(not {one.guid for one in first} & {one.guid for one in queued_anew}, "it has the guid of the first time")
-    expect((again == key) is forge.reruns_in_place, "`reruns_in_place` says something else")
+    expect(again != key or forge.reruns_in_place, "it has its old key, and `reruns_in_place` denies it")
 
 
 @check(Fault.DELIVERIES, Fault.UNDELIVERED)
@@ -217,7 +218,8 @@ def what_did_not_arrive_can_be_had_again(bench: Bench) -> None:
     if before is None:
         return
     missed = forge.missed(before.replace(microsecond=0))
-    expect(len(missed) == 1, f"{len(missed)} deliveries are said to be missed")
+    if missed is None or len(missed) != 1:
+        raise Failed(f"{missed} is said to be missed")
     forge.redeliver(missed[0])
     found = [told(forge, pair) for pair in bench.deliveries()]
     expect([one.job.key for one in found if one.job is not None] == [key], "it was not sent again")

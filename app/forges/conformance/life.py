@@ -114,8 +114,8 @@ def what_is_run_again_is_a_new_job_or_says_so(bench: Bench) -> None:
     bench.cancel(job.key)
     again = listed(bench, forge, bench.rerun(job.key))
     expect(again.state is JobState.QUEUED, f"it is told as {again.state}")
-    expect((again.key == job.key) is forge.reruns_in_place, "`reruns_in_place` says something else")
+    expect(again.key != job.key or forge.reruns_in_place, "it has its old key, and `reruns_in_place` denies it")
     expect(again.key != job.key or again.id == job.id, "one job has two ids")
-    if not forge.reruns_in_place:
+    if again.key != job.key:
         old = forge.fetch_job(job)
         expect(old is None or old.state is JobState.COMPLETED, "the first attempt is told as open again")

@@ -68,14 +68,14 @@ def half_a_listing_is_an_error(bench: Bench) -> None:
         refusal(lambda: forge.open_jobs(bench.repository), ForgeDown, what="A listing whose second page fails")
 
 
-@check(Fault.HALF_LISTING)
+@check(Fault.HALF_RUNNERS)
 def half_a_listing_of_runners_is_an_error(bench: Bench) -> None:
     """More runners than a page holds are all listed, and with a page that fails it is an error"""
     forge, scope = bench.forge(), bench.scopes[0]
     made = set(bench.crowd_of_runners("sublet-crowd-"))
     found = {one.runner_id for one in forge.runners(scope, "sublet-crowd-")}
     expect(found == made, f"{len(found & made)} of {len(made)} runners are listed")
-    with faulty(bench, Fault.HALF_LISTING):
+    with faulty(bench, Fault.HALF_RUNNERS):
         refusal(lambda: forge.runners(scope, "sublet-crowd-"), ForgeDown, what="A listing whose second page fails")
 
 
