@@ -47,6 +47,7 @@ class Result:
     faults: Counter[str]
     digest: str
     violations: list[str] = field(default_factory=list[str])
+    forges: frozenset[str] = frozenset()  # that had a job of it
     picture: str = ""
     trace: list[str] = field(default_factory=list[str])
 
@@ -69,11 +70,11 @@ class Stage:
         rows.close()
         Vault(folder / "vault.keys")
 
-    def play(self, seed: int, *, whole: bool = False) -> Result:
-        """The seed's story; with `whole`, its trace from the first line on."""
+    def play(self, seed: int, *, whole: bool = False, deaf: bool = False) -> Result:
+        """The seed's story; with `whole`, its trace from the first line on; `deaf`: no webhook arrives in it."""
         database = self._folder / f"{seed}.db"
         shutil.copyfile(self._template, database)
-        known = conditions(seed)
+        known = conditions(seed, deaf=deaf)
         HEARD.clear()
         world = World(known, database, self._folder / "vault.keys")
         world.keeps_all, world.heard = whole, HEARD
@@ -87,6 +88,7 @@ class Stage:
                 world.counts,
                 world.digest.hexdigest(),
                 world.violations,
+                frozenset(forge for forge, _ in world.users.keys),
                 picture,
                 world.lines if whole else world.lines[-120:] if world.violations else [],
             )
@@ -119,10 +121,10 @@ def stage(folder: Path | None = None) -> Generator[Stage]:
             structlog.configure(**before)
 
 
-def play(seeds: Iterable[int]) -> list[Result]:
+def play(seeds: Iterable[int], *, deaf: bool = False) -> list[Result]:
     """All of them, in order."""
     with stage() as here:
-        return [here.play(seed) for seed in seeds]
+        return [here.play(seed, deaf=deaf) for seed in seeds]
 
 
 # --- in processes of their own: what they call must be found in a module that they import, which `__main__` is not
@@ -140,6 +142,6 @@ def open_stage(folder: Path) -> None:
     _OPEN.append(opened)
 
 
-def play_here(seed: int) -> Result:
+def play_here(seed: int, *, deaf: bool = False) -> Result:
     """On this process's stage."""
-    return _HERE[0].play(seed)
+    return _HERE[0].play(seed, deaf=deaf)

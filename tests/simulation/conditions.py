@@ -90,6 +90,23 @@ class Vendor:
 
 
 @dataclass(frozen=True, slots=True)
+class Intake:
+    """How the news of one forge reach the service, as its settings say."""
+
+    mode: str = "both"  # "both", "poll", "webhook"
+    poll: float = 300.0  # seconds
+
+    @property
+    def webhooks(self) -> bool:
+        return self.mode != "poll"
+
+    @property
+    def sure(self) -> bool:
+        """Nothing but webhooks tells of a job: one that is lost for good loses the job."""
+        return self.mode == "webhook"
+
+
+@dataclass(frozen=True, slots=True)
 class Conditions:
     """All of it. Two of the same seed are equal."""
 
@@ -97,9 +114,13 @@ class Conditions:
     hours: float
     jobs: int
     servers: int
-    gitlab: bool
+    forges: Mapping[str, Intake]  # by name; GitHub is always there
+    gitea: str  # its version
+    gitea_hook: bool  # its runner is new enough to ask us before a job begins
+    forgejo: str  # what its webhooks tell: "development", of each job; "released", only that a run has ended
     app: bool  # GitHub by App, or by personal token
     organization: bool  # where runners are registered
+    globs: bool  # repositories are allowed by a pattern, not one by one
     ceiling: int
     beat: float
     nap: float  # the least pause between two rounds of a chore
@@ -117,6 +138,7 @@ class Conditions:
     vendors: tuple[Vendor, ...]
     windows: tuple[Window, ...]
     rates: Mapping[str, float] = field(default_factory=dict[str, float])
+    deaf: bool = False  # every webhook of every forge is lost, those that are sent again, too
 
     def rate(self, name: str) -> float:
         return self.rates.get(name, 0.0)
@@ -125,9 +147,19 @@ class Conditions:
         """The same world without any fault."""
         return replace(self, rates={}, windows=(), skew=0.0)
 
+    def without_webhooks(self) -> Conditions:
+        """The same world where no webhook ever arrives: a forge that was to tell by webhooks alone is polled, too."""
+        forges = {name: replace(one, mode="both") if one.sure else one for name, one in self.forges.items()}
+        return replace(self, forges=forges, deaf=True)
 
-def conditions(seed: int) -> Conditions:
-    """The seed's world."""
+
+def conditions(seed: int, *, deaf: bool = False) -> Conditions:
+    """The seed's world; `deaf`: no webhook arrives in it."""
+    drawn = _draw(seed)
+    return drawn.without_webhooks() if deaf else drawn
+
+
+def _draw(seed: int) -> Conditions:
     dice = random.Random(f"conditions {seed}")
     hours = dice.choice((0.2, 0.25, 0.3, 0.4, 0.5, 0.8))
     share = dice.choice((0.0, 0.08, 0.15, 0.25, 0.4))  # of faults that are on in this world
@@ -140,14 +172,20 @@ def conditions(seed: int) -> Conditions:
     windows = [_window(dice, kind, hours * 3600.0) for kind in WINDOWS for _ in range(2) if dice.random() < share * 0.6]
     window = timedelta(seconds=dice.choice((30, 60, 120)))
     vendors = tuple(_vendor(dice, name, window) for name in ("cloud", "other")[: dice.choice((1, 1, 1, 2))])
+    forges = _forges(dice)
+    sure = "forgejo" in forges and forges["forgejo"].sure
     return Conditions(
         seed=seed,
         hours=hours,
         jobs=dice.choice((1, 1, 1, 2, 2, 2, 3, 5)),
         servers=servers,
-        gitlab=dice.random() < 0.25,
+        forges=forges,
+        gitea=dice.choice(("1.24.7", "1.26.1", "1.26.1", "1.27.0")),
+        gitea_hook=dice.random() < 0.7,
+        forgejo="development" if dice.random() < 0.6 or sure else "released",
         app=dice.random() < 0.3,
         organization=dice.random() < 0.3,
+        globs=dice.random() < 0.3 and all(forges[name].mode == "poll" for name in ("github", "gitlab") if name in forges),
         ceiling=dice.choice((1, 2, 3, 4)),
         beat=dice.choice((120.0, 300.0)),
         nap=dice.choice((120.0, 180.0, 240.0)),
@@ -166,6 +204,15 @@ def conditions(seed: int) -> Conditions:
         windows=tuple(sorted(windows, key=lambda one: (one.begins, one.kind))),
         rates=rates,
     )
+
+
+def _forges(dice: random.Random) -> dict[str, Intake]:
+    """GitHub, and at most two of the others."""
+    others = [name for name, share in (("gitlab", 0.22), ("gitea", 0.3), ("forgejo", 0.3)) if dice.random() < share]
+    if len(others) > 2:
+        others.remove(dice.choice(others))
+    modes = ("both",) * 14 + ("poll",) * 5 + ("webhook",)
+    return {name: Intake(dice.choice(modes), dice.choice((15.0, 60.0, 120.0, 300.0))) for name in ("github", *others)}
 
 
 def _between(dice: random.Random, low: float, high: float) -> float:

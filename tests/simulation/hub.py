@@ -1,10 +1,11 @@
-"""The forges of one world: the demo forge as GitHub, the fake GitLab, and what their users and runner programs do."""
+"""GitHub in one world: the demo forge, its users and its runner programs."""
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, cast
 
@@ -19,19 +20,13 @@ from app.demo.state import ForgeState
 from app.demo.work import Order, Refusal
 from app.forges.contract import Forge
 from app.forges.github import GitHubForge
-from app.forges.gitlab import GitLabForge
 from app.kit.clock import Clock
 from providers.contract import Secret
-from tests.fakes.gitlab import TOKEN, FakeGitLab
-from tests.fakes.gitlab_state import FakeJob
-from tests.fakes.loopback import Request
-from tests.forge_sides import GitHubProgram, GitLabProgram, RunnerProgram
-from tests.simulation.wire import Asked, Told, over_asgi, query_of
+from tests.forge_programs import GitHubProgram, RunnerProgram
+from tests.simulation.sides import FORK, REPOSITORIES, THEIRS, Parcel, Send
+from tests.simulation.wire import Asked, Told, over_asgi
 
-LABELS = ("gpu", "rubin")
-REPOSITORIES = ("acme/train", "acme/infer")
 HOOK_URL = "http://127.0.0.1/hooks/github"
-HOOK_TOKEN = "hook-token-of-the-simulation"
 
 
 class Outlet:
@@ -82,25 +77,13 @@ def hall() -> Hall:
     return _HALL[0]
 
 
-@dataclasses.dataclass(slots=True)
-class Parcel:
-    """One webhook delivery on its way."""
-
-    forge: str
-    headers: dict[str, str]
-    body: bytes
-    receipt: Callable[[int], None]  # told the status of the answer; 0: none
-    job: str  # its key
-    action: str
-
-
 class Hub:
     """GitHub, as far as Sublet, a user and a runner can tell."""
 
     name = "github"
     host = "127.0.0.1"
 
-    def __init__(self, clock: Clock, seed: int, quota: int, send: Callable[[Parcel], None]) -> None:
+    def __init__(self, clock: Clock, seed: int, quota: int, send: Send) -> None:
         self._clock, self._send = clock, send
         self._hall = hall()
         self._hall.empty(clock, seed)
@@ -115,14 +98,13 @@ class Hub:
             self.state.repository(repository, clock.now())
         self.state.hook(HOOK_URL, clock.now())
 
-    def adapter(self, app: bool) -> Forge:
-        """A fresh adapter, as a service makes one at its start."""
+    def adapter(self, app: bool, hooked: bool) -> Forge:
         keys = self.keys
         credentials: dict[str, Any] = {"token": Secret(keys.token)}
         if app:
             credentials = {"app_id": str(self.state.book.app_id), "private_key": Secret(keys.app_pem)}
         return GitHubForge(
-            webhook_secret=Secret(keys.webhook_secret),
+            webhook_secret=Secret(keys.webhook_secret) if hooked else None,
             now=self._clock.now,
             api_url="http://127.0.0.1/api/v3",
             hook_url=HOOK_URL,
@@ -160,7 +142,7 @@ class Hub:
 
     def queue(self, repository: str, labels: list[str], *, fork: bool = False, gated: bool = False) -> str:
         spec = JobSpec("eval", "eval", labels, needs_approval=gated)
-        event: dict[str, Any] = {"event": "pull_request", "fork": "mallory/train", "actor": "mallory"} if fork else {}
+        event: dict[str, Any] = {"event": "pull_request", "fork": FORK, "actor": "mallory"} if fork else {}
         run = self.state.start(Order(repository, "c0ffee" + "0" * 34, [spec], **event), self._clock.now())
         return str(next(job.id for job in self.state.book.jobs.values() if job.run_id == run.id))
 
@@ -179,13 +161,12 @@ class Hub:
         return str(self.state.rerun([int(key)], self._clock.now())[0].id)
 
     def steal(self, key: str) -> Callable[[], None] | None:
-        """A runner that is not ours takes the job; what ends it, or None if it cannot."""
         job = self.state.book.jobs[int(key)]
         if job.progress is not Progress.QUEUED:
             return None
         now = self._clock.now()
         scope = f"repos/{self.state.book.runs[job.run_id].repository}"
-        minted = self.state.register(scope, f"their-own-{key}", job.labels, 1, now)
+        minted = self.state.register(scope, f"{THEIRS}-{key}", job.labels, 1, now)
         self.state.connect(minted.token, "s" * 64, "2.336.0", now)
         runner = self.state.session(minted.token, "s" * 64, now)
         taken = self.state.take(runner, now)
@@ -200,11 +181,17 @@ class Hub:
         except Refusal:
             return  # it was lost, or cancelled, in the meantime
 
+    def identity(self, credential: Mapping[str, Any]) -> tuple[str, str] | None:
+        config = str(credential["environment"].get("ACTIONS_RUNNER_INPUT_JITCONFIG", ""))
+        if not config:
+            return None
+        told = json.loads(base64.b64decode(json.loads(base64.b64decode(config))[".runner"]))
+        return str(told["agentName"]), config[-60:]
+
     def program(self, credential: dict[str, Any]) -> RunnerProgram:
         return GitHubProgram(cast(Any, self), credential["environment"]["ACTIONS_RUNNER_INPUT_JITCONFIG"])
 
     def renew(self, program: RunnerProgram, key: str) -> bool:
-        """The runner's sign of life; True: its job is to be cancelled. Raises Refusal once the forge gave it up."""
         ours = cast(Any, program)
         now = self._clock.now()
         return self.state.renew(self.state.session(ours._token, ours._session, now), int(key), now)
@@ -220,14 +207,18 @@ class Hub:
     # --- what it knows
 
     def all_jobs(self) -> dict[str, str]:
-        """key -> "waiting", "queued", "in_progress", or the conclusion."""
         return {str(job.id): job.conclusion or str(job.progress) for job in self.state.book.jobs.values()}
 
+    def turn(self, key: str) -> int:
+        return 0
+
+    def looks(self) -> int:
+        return sum(run.attempt for run in self.state.book.runs.values())
+
     def registered(self) -> list[str]:
-        return [one.name for one in self.state.book.runners.values() if not one.name.startswith("their-own-")]
+        return [one.name for one in self.state.book.runners.values() if not one.name.startswith(THEIRS)]
 
     def busy_on(self, runner_name: str) -> str | None:
-        """The job that this runner has, unless it is to be cancelled."""
         for runner in self.state.book.runners.values():
             if runner.name == runner_name and runner.job_id is not None:
                 job = self.state.book.jobs[runner.job_id]
@@ -239,113 +230,3 @@ class Hub:
 
     def note(self, key: str) -> str:
         return self.state.book.jobs[int(key)].note
-
-
-class Lab(FakeGitLab):
-    """GitLab, as far as Sublet, a user and a runner can tell."""
-
-    name = "gitlab"
-    host = "gitlab.sim"
-
-    def __init__(self, clock: Clock, send: Callable[[Parcel], None]) -> None:
-        super().__init__(clock.now, webhook_token=HOOK_TOKEN)
-        self._clock, self._send = clock, send
-        self._paths: dict[str, int] = {repository: self.add_project(repository) for repository in REPOSITORIES}
-        self.lab = self  # as tests.forge_sides knows it
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.host}"
-
-    def adapter(self, app: bool) -> Forge:
-        return GitLabForge(url=self.url, token=Secret(TOKEN), webhook_token=Secret(HOOK_TOKEN), now=self._clock.now)
-
-    def answer(self, asked: Asked) -> Told:
-        request = Request(asked.verb, asked.path, query_of(asked), asked.headers, asked.body)
-        reply = self.api.answer(request)
-        raw = b"" if reply.body is None else json.dumps(reply.body).encode()
-        return Told(reply.status, {"content-type": "application/json", "ratelimit-remaining": "1999", **reply.headers}, raw)
-
-    def secrets(self) -> list[str]:
-        return [HOOK_TOKEN, TOKEN]
-
-    def changed(self, job: Any) -> None:
-        before = len(self.outbox)
-        super().changed(job)
-        for headers, body in self.outbox[before:]:
-            self._send(Parcel(self.name, headers, body, lambda _: None, str(job.id), job.status))
-        del self.outbox[before:]
-
-    def queue(self, repository: str, labels: list[str], *, fork: bool = False, gated: bool = False) -> str:
-        if repository not in self._paths:
-            self._paths[repository] = self.add_project(repository)
-        return str(self.queue_job(self._paths[repository], labels, status="created" if gated else "pending").id)
-
-    def approve(self, key: str) -> None:
-        if self.lab.jobs[int(key)].status == "created":
-            self.enqueue(self.lab.jobs[int(key)])
-
-    def cancel(self, key: str) -> None:
-        if self.all_jobs()[key] in ("waiting", "queued", "in_progress"):
-            self.cancel_job(self.lab.jobs[int(key)])
-
-    def rerun(self, key: str) -> str | None:
-        return str(self.retry_job(self.lab.jobs[int(key)]).id) if self.lab.jobs[int(key)].finished_at else None
-
-    def steal(self, key: str) -> Callable[[], None] | None:
-        job = self.lab.jobs[int(key)]
-        if job.status != "pending":
-            return None
-        self.start_job(job, 999_999)
-        return lambda: self.finish_job(job) if job.status == "running" else None
-
-    def program(self, credential: dict[str, Any]) -> RunnerProgram:
-        return GitLabProgram(cast(Any, self), credential["environment"]["CI_SERVER_TOKEN"])
-
-    def renew(self, program: RunnerProgram, key: str) -> bool:
-        return self.lab.jobs[int(key)].status == "canceled"
-
-    def abandon(self, program: RunnerProgram, key: str) -> None:
-        return None
-
-    def tick(self) -> None:
-        self.drop_stuck_jobs()
-        for job in list(self.lab.jobs.values()):  # a runner that died: GitLab fails its job after an hour without trace updates
-            if job.status == "running" and job.runner_id not in self.runners and job.runner_id != 999_999:
-                self.finish_job(job, "failed", "runner_system_failure")
-            elif job.status == "running" and job.started_at and self.now() - job.started_at > self._limit(job):
-                self.finish_job(job, "failed", "job_execution_timeout")
-
-    def _limit(self, job: FakeJob) -> timedelta:
-        """The runner's own limit is told with its registration; a project's is an hour."""
-        runner = self.runners.get(job.runner_id or 0)
-        own = runner.maximum_timeout if runner is not None else None
-        return timedelta(seconds=min(own or 3600, 3600))
-
-    def all_jobs(self) -> dict[str, str]:
-        words = {
-            "created": "waiting",
-            "pending": "queued",
-            "running": "in_progress",
-            "failed": "failure",
-            "canceled": "cancelled",
-        }
-        return {str(job.id): words.get(job.status, job.status) for job in self.lab.jobs.values()}
-
-    def registered(self) -> list[str]:
-        return [one.description for one in self.runners.values() if not one.description.startswith("sublet-beacon")]
-
-    def busy_on(self, runner_name: str) -> str | None:
-        for job in self.lab.jobs.values():
-            runner = self.runners.get(job.runner_id or 0)
-            if job.status == "running" and runner is not None and runner.description == runner_name:
-                return str(job.id)
-        return None
-
-    def ran_on(self, key: str) -> str:
-        job = self.lab.jobs[int(key)]
-        known = {one.id: one.description for one in [*self.removed, *self.runners.values()]}
-        return known.get(job.runner_id or 0, "")
-
-    def note(self, key: str) -> str:
-        return self.lab.jobs[int(key)].failure_reason

@@ -16,7 +16,7 @@ from app.core.model import Job, Lease
 from app.core.states import State
 from app.engine import boot, launch, listen, loop, reaper, runner
 from app.engine.step import Answer, Deps, Move, Wait
-from app.store import jobs, leases, strays
+from app.store import jobs, leases, reruns, strays
 from app.store.tables import lease as lease_table
 from providers.contract import ProviderError
 
@@ -57,6 +57,7 @@ def _put(place: Any, name: Any, made: Any) -> None:
 STATIONS = cast("dict[State, Any]", loop.STATIONS)
 REAL_CREATE: Callable[..., Any] = launch.create
 REAL_JOIN = jobs.join
+REAL_DEMAND = policy.demand
 REAL_UPDATE: Callable[..., Any] = leases._update  # pyright: ignore[reportPrivateUsage]  the one to be replaced
 
 
@@ -105,6 +106,14 @@ def _no_charge(*_: object) -> None:
 
 async def _leaves_the_runner(lease: Lease, deps: Deps) -> Answer:
     return Move(State.DESTROYING, text="Somebody else will see to the runner.")
+
+
+def _still_ended(*_: object) -> int:
+    return 0
+
+
+def _any_job_will_do(queued: Any, pools: Any, *_: object) -> Any:
+    return REAL_DEMAND(queued, pools)
 
 
 @functools.lru_cache(maxsize=256)
@@ -200,5 +209,19 @@ MUTANTS = (
         ((leases, "_update", _held_by_anybody),),
         ("a lease was written to under an old claim", "a lease went back"),
         (11,),
+    ),
+    Mutant(
+        "a re-run under the old id is stale",
+        "leaves a job ended that Gitea runs again under the id it had",
+        ((reruns, "reopen", _still_ended),),
+        ("not settled",),
+        (),
+    ),
+    Mutant(
+        "a pinned lease is kept for another job",
+        "counts Forgejo's jobs as if any runner could take any of them",
+        ((policy, "demand", _any_job_will_do),),
+        ("a lease is pinned that must not be", "a job ran on a lease that was pinned"),
+        (),
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast
 
 import httpx
@@ -15,6 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.dialects import sqlite
 from starlette.responses import Response
 
+from app.core.listening import Listening
 from app.engine import enlist
 from app.kit.bell import Bell
 from app.kit.clock import SteadyClock
@@ -25,6 +26,7 @@ from app.web.parts import WebParts, WebSettings
 from app.web.shield import Shield
 from app.wiring import Outfit, Service, assemble
 from tests.parts.reopened import Reopened
+from tests.simulation.conditions import Intake
 from tests.simulation.loop import Process
 from tests.simulation.wire import Asked, scope_of
 
@@ -102,6 +104,11 @@ class Patient(Bell):
         return await super().wait(max(seconds, self.nap))
 
 
+def _listening(intake: Intake) -> Listening:
+    poll = None if intake.mode == "webhook" else timedelta(seconds=intake.poll)
+    return Listening(webhooks=intake.webhooks, poll=poll)
+
+
 def _no_lock(_: int) -> None:
     """What PostgreSQL locks for a transaction, nobody else can want here meanwhile."""
 
@@ -150,7 +157,7 @@ class Server:
         self.service: Service = assemble(
             db=world.database,
             vault=world.vault,
-            forges={side.name: side.adapter(conditions.app) for side in world.sides.values()},
+            forges={name: side.adapter(conditions.app, conditions.forges[name].webhooks) for name, side in world.sides.items()},
             providers={name: world.wrapped(name, self) for name in world.clouds},
             pools=world.pools,
             repositories=world.repositories,
@@ -158,6 +165,7 @@ class Server:
             web=WebSettings(URL, "sim", heartbeat_seconds=conditions.heartbeat, silent_seconds=conditions.silent),
             timing=world.timing,
             telemetry=world.telemetry,
+            listening={name: _listening(one) for name, one in conditions.forges.items()},
         )
         bells = cast("dict[str, Bell]", self.service.deps.asking)
         for name in list(bells):

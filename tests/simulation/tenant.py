@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -14,7 +13,7 @@ from app.demo.work import Refusal
 from providers.contract import Phase
 from providers.fake_cloud import FakeCloud, Machine
 from tests.fake_node import FakeNode, Manner, Refused, read_user_data
-from tests.forge_sides import RunnerProgram, Work
+from tests.forge_programs import RunnerProgram, Work
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -140,17 +139,14 @@ class Tenant:
                 return
 
     def _start_runner(self) -> None:
-        lease_forge = "gitlab" if "CI_SERVER_TOKEN" in (self.node.credential or {}).get("environment", {}) else "github"
-        self.side = self.world.sides[lease_forge]
-        environment = (self.node.credential or {})["environment"]
-        config = environment.get("ACTIONS_RUNNER_INPUT_JITCONFIG", "")
-        self.world.canaries.add(str(config or environment["CI_SERVER_TOKEN"])[-60:])
-        if config:
-            told = json.loads(base64.b64decode(json.loads(base64.b64decode(config))[".runner"]))
-            self.runner_name = str(told["agentName"])
-        else:
-            self.runner_name = str(environment["RUNNER_NAME"])
-        self.program = self.side.program(self.node.credential or {})
+        credential = self.node.credential or {}
+        for side in self.world.sides.values():
+            found = side.identity(credential)
+            if found is not None:
+                self.side = side
+                self.runner_name, secret = found
+                self.world.canaries.add(secret[-60:])
+                self.program = side.program(credential)
 
     async def _work(self) -> bool:
         """A look at the forge for a job; True once the runner has ended."""
@@ -172,18 +168,7 @@ class Tenant:
         world = self.world
         self.work, self.working = work, True
         world.watch.started(self, work.key)
-        allowed = False  # as the agent has it: without an answer in time the job does not begin
-        for _ in range(20):
-            try:
-                allowed, lines = await self.node.job_started(**work.claim)
-                await self.node.log(*lines)
-                break
-            except TROUBLE:
-                await asyncio.sleep(3)
-            except Refused as refused:
-                if refused.status < 429:
-                    break
-                await asyncio.sleep(3)
+        allowed = await self._ask(work) if work.claim else True  # without a hook nobody asks, and it has begun already
         if allowed:
             world.watch.allowed.add(f"{self.side.name}-{work.key}")
         ends = world.loop.now + (world.durations() if allowed else 0.0)
@@ -199,6 +184,8 @@ class Tenant:
                 await self._mute(program, work.key, ends)
                 return True
             try:
+                if "job" not in self.node.done and not work.claim:
+                    await self.node.begun()  # until it is told
                 await self.node.heartbeat()
             except (*TROUBLE, Refused):
                 continue
@@ -209,6 +196,21 @@ class Tenant:
         program.finish(work, allowed and world.dice.random() > 0.1, world.clock.now())
         self.working = False
         return await self._tell(self.node.exit(0))
+
+    async def _ask(self, work: Work) -> bool:
+        """As the agent's hook does: without an answer in time the job does not begin."""
+        for _ in range(20):
+            try:
+                allowed, lines = await self.node.job_started(**work.claim)
+                await self.node.log(*lines)
+                return allowed
+            except TROUBLE:
+                await asyncio.sleep(3)
+            except Refused as refused:
+                if refused.status < 429:
+                    return False
+                await asyncio.sleep(3)
+        return False
 
     async def _mute(self, program: RunnerProgram | None = None, key: str = "", ends: float = 0.0) -> None:
         """The agent is dead. Its machine is not; and its job goes on for a while, or dies with it."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.simulation import campaign
+from tests.simulation.conditions import conditions
 
 SEEDS = 200
 PIECE = 10
+DEAF = 3
+FORGES = ("github", "gitlab", "gitea", "forgejo")
 TREE = Path(__file__).resolve().parents[2]
 
 
@@ -22,6 +27,24 @@ def test_no_seed_breaks_an_invariant(first: int) -> None:
     for result in campaign.play(range(first, first + PIECE)):
         again = f"python -m tests.simulation --replay {result.seed}"
         assert not result.violations, "\n".join([*result.violations, result.picture, *result.trace[-30:], again])
+
+
+def _with(forge: str) -> Iterator[int]:
+    """Seeds with jobs enough that this forge surely has one: it is the only one beside GitHub, or GitHub is alone."""
+    for seed in itertools.count():
+        known = conditions(seed)
+        if set(known.forges) == {"github", forge} and known.jobs > 1 and known.hours < 0.5:
+            yield seed
+
+
+@pytest.mark.parametrize("forge", FORGES)
+def test_no_job_is_lost_where_every_webhook_is(forge: str) -> None:
+    played = campaign.play(itertools.islice(_with(forge), DEAF), deaf=True)
+    for result in played:
+        again = f"python -m tests.simulation --deaf --replay {result.seed}"
+        assert not result.violations, "\n".join([*result.violations, result.picture, *result.trace[-30:], again])
+    assert forge in frozenset[str]().union(*(result.forges for result in played))
+    assert sum(result.faults["webhook_lost"] for result in played), "where is a webhook to be lost?"
 
 
 def test_a_seed_is_the_same_story_every_time() -> None:

@@ -10,10 +10,14 @@ import httpx
 
 from app.core.model import Reason
 from app.store import leases, strays, surveys
-from tests.simulation.hub import LABELS, Parcel
+from tests.simulation.sides import LABELS, Parcel, unheard
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
+
+AGAIN = ("github",)
+"""Forges that send again what did not arrive, though nobody polls them. Where neither is to be had, a site puts something in
+front of the service that keeps a delivery until it was taken."""
 
 
 class Users:
@@ -23,8 +27,8 @@ class Users:
         self.world = world
         self.keys: list[tuple[str, str]] = []  # forge, job key
         self.foreign: set[str] = set()  # "forge-key" of jobs that are not ours
-        self.stolen: set[str] = set()
-        self.cancelled: set[str] = set()
+        self.stolen: set[str] = set()  # "forge-key" and the turn of it
+        self.cancelled: set[str] = set()  # the same
         self.accepted: list[Parcel] = []
 
     async def work(self) -> None:
@@ -42,11 +46,13 @@ class Users:
         world = self.world
         forge = world.dice.choice(sorted(world.sides))
         repository = world.dice.choice(("acme/train", "acme/train", "acme/infer"))
-        labels, foreign = list(LABELS), world.happens("not_ours")
+        labels: list[str] = list(LABELS)
+        foreign = world.happens("not_ours")
         if foreign:
             world.count("not_ours")
             labels, repository = world.dice.choice(((["ubuntu-latest"], repository), (labels, "evil/miner")))
-        fork = forge == "github" and not foreign and world.happens("fork_pr")
+        asks = forge in ("github", "forgejo") or (forge == "gitea" and world.conditions.gitea_hook)
+        fork = asks and not foreign and world.happens("fork_pr")
         gated = not foreign and world.happens("approval_gated")
         side = world.sides[forge]
         key = side.queue(repository, labels, fork=fork, gated=gated)
@@ -68,7 +74,7 @@ class Users:
 
     def _cancel(self, forge: str, key: str) -> None:
         self.world.count("cancelled")
-        self.cancelled.add(f"{forge}-{key}")
+        self.cancelled.add(self.world.attempt(forge, key))
         self.world.trace(f"cancel {forge}-{key}")
         self.world.sides[forge].cancel(key)
 
@@ -76,14 +82,18 @@ class Users:
         end = self.world.sides[forge].steal(key)
         if end is not None:
             self.world.count("stolen_runner")
-            self.stolen.add(f"{forge}-{key}")
+            self.stolen.add(self.world.attempt(forge, key))
             self.world.trace(f"a foreign runner takes {forge}-{key}")
             self.world.later(self.world.durations(), end)
 
     def _rerun(self, forge: str, key: str) -> None:
-        again = self.world.sides[forge].rerun(key)
+        side = self.world.sides[forge]
+        before = side.turn(key)
+        again = side.rerun(key)
         if again is not None:
+            self.world.watch.may_turn(forge, key, side.turn(key) - before)
             self.world.count("rerun")
+            self.world.trace(f"{forge}-{key} is run again as {again}")
             self.keys.append((forge, again))
             if f"{forge}-{key}" in self.foreign:
                 self.foreign.add(f"{forge}-{again}")
@@ -115,10 +125,13 @@ class Users:
 
     def post(self, parcel: Parcel) -> None:
         """What becomes of one delivery."""
-        world = self.world
-        if world.happens("webhook_lost"):
+        world, intake = self.world, self.world.conditions.forges[parcel.forge]
+        if not intake.webhooks:
+            return  # nobody has set one up there
+        keeps_on = intake.sure and parcel.forge not in AGAIN
+        if world.conditions.deaf or (not keeps_on and world.happens("webhook_lost")):
             world.count("webhook_lost")
-            if world.dice.random() < 0.5:
+            if intake.sure or world.dice.random() < 0.5:
                 world.later(0.0, parcel.receipt, 0)  # the forge knows that it failed
             else:
                 world.later(0.0, parcel.receipt, 202)  # some box in between said yes, and lost it
@@ -137,15 +150,22 @@ class Users:
             world.count("webhook_late")
             wait = world.dice.choice((2.0, 20.0, 300.0, 3000.0)) * world.dice.random()
         await asyncio.sleep(wait)
-        if world.happens("webhook_refused"):
-            world.count("webhook_refused")
-            parcel.receipt(0)
-            return
-        try:
-            response = await world.door.post(f"/hooks/{parcel.forge}", content=parcel.body, headers=parcel.headers)
-        except (httpx.ConnectError, httpx.ReadTimeout):
-            parcel.receipt(0)
-            return
+        keeps_on = world.conditions.forges[parcel.forge].sure and parcel.forge not in AGAIN
+        response: httpx.Response | None = None
+        while response is None or (keeps_on and response.status_code == 503):
+            if response is not None:
+                await asyncio.sleep(60)
+            if not keeps_on and world.happens("webhook_refused"):
+                world.count("webhook_refused")
+                parcel.receipt(0)
+                return
+            try:
+                response = await world.door.post(f"/hooks/{parcel.forge}", content=parcel.body, headers=parcel.headers)
+            except (httpx.ConnectError, httpx.ReadTimeout):
+                if not keeps_on:
+                    parcel.receipt(0)
+                    return
+                await asyncio.sleep(60)
         parcel.receipt(response.status_code)
         world.trace(f"webhook {parcel.action} {parcel.job}: {response.status_code}")
         if response.status_code == 202:
@@ -157,6 +177,7 @@ class Users:
 def renamed(parcel: Parcel, dice: random.Random) -> Parcel:
     """The same body and signature under a delivery id of its own, as somebody who recorded it could send it."""
     fresh = f"{dice.getrandbits(128):032x}"
-    names = {"x-github-delivery", "idempotency-key", "x-gitlab-event-uuid"}
+    makers = ("github", "gitea", "gogs", "forgejo")
+    names = {"idempotency-key", "x-gitlab-event-uuid", *(f"x-{maker}-delivery" for maker in makers)}
     headers = {name: fresh if name in names else value for name, value in parcel.headers.items()}
-    return Parcel(parcel.forge, headers, parcel.body, lambda _: None, parcel.job, parcel.action)
+    return Parcel(parcel.forge, headers, parcel.body, unheard, parcel.job, parcel.action)

@@ -25,8 +25,11 @@ CREATE TABLE sim_broken (text TEXT);
 CREATE TABLE sim_pool (name TEXT PRIMARY KEY, ceiling INTEGER);
 CREATE TRIGGER sim_lease_back AFTER UPDATE OF state ON lease WHEN {RANK.format("NEW.state")} < {RANK.format("OLD.state")}
 BEGIN INSERT INTO sim_broken VALUES ('a lease went back: ' || NEW.name || ' ' || OLD.state || ' to ' || NEW.state); END;
+CREATE TABLE sim_turn (job TEXT PRIMARY KEY, turns INTEGER, unseen INTEGER);
 CREATE TRIGGER sim_job_back AFTER UPDATE OF state ON job WHEN {JOB_RANK.format("NEW.state")} < {JOB_RANK.format("OLD.state")}
-BEGIN INSERT INTO sim_broken VALUES ('a job went back: ' || NEW.id || ' ' || OLD.state || ' to ' || NEW.state); END;
+BEGIN INSERT INTO sim_broken SELECT 'a job went back: ' || NEW.id || ' ' || OLD.state || ' to ' || NEW.state
+  WHERE NOT EXISTS (SELECT 1 FROM sim_turn WHERE job = NEW.id AND unseen > 0);
+UPDATE sim_turn SET unseen = unseen - 1 WHERE job = NEW.id AND unseen > 0; END;
 CREATE TRIGGER sim_ceiling AFTER INSERT ON lease WHEN (SELECT count(*) FROM lease WHERE pool = NEW.pool AND state <> 'released')
   > coalesce((SELECT ceiling FROM sim_pool WHERE name = NEW.pool), 0)
 BEGIN INSERT INTO sim_broken VALUES ('a ceiling was exceeded: ' || NEW.pool); END;
@@ -38,8 +41,17 @@ BEGIN INSERT INTO sim_broken VALUES ('more leases are coming than jobs wait: ' |
 CREATE TRIGGER sim_two_jobs AFTER UPDATE OF job_id ON lease WHEN OLD.job_id <> '' AND NEW.job_id <> OLD.job_id
 BEGIN INSERT INTO sim_broken VALUES ('a lease changed its job: ' || NEW.name); END;
 CREATE TRIGGER sim_job_twice AFTER UPDATE OF job_id ON lease WHEN NEW.job_id <> '' AND NEW.job_id <> OLD.job_id
-  AND EXISTS (SELECT 1 FROM lease WHERE job_id = NEW.job_id AND id <> NEW.id)
+  AND (SELECT count(*) FROM lease WHERE job_id = NEW.job_id)
+    > 1 + coalesce((SELECT turns FROM sim_turn WHERE job = NEW.job_id), 0)
 BEGIN INSERT INTO sim_broken VALUES ('a job has two leases: ' || NEW.job_id); END;
+CREATE TRIGGER sim_pinned_none AFTER INSERT ON lease WHEN (NEW.for_job <> '') <> (NEW.forge = 'forgejo')
+BEGIN INSERT INTO sim_broken VALUES ('a lease is pinned that must not be, or the other way round: ' || NEW.name); END;
+CREATE TRIGGER sim_pinned_twice AFTER INSERT ON lease WHEN NEW.for_job <> '' AND (SELECT count(*) FROM lease WHERE
+  for_job = NEW.for_job AND state IN ('planned', 'launching', 'booting', 'proving', 'registering', 'idle') AND job_id = ''
+  AND drain_asked_at IS NULL AND destroy_asked_at IS NULL AND runner_exited_at IS NULL) > 1
+BEGIN INSERT INTO sim_broken VALUES ('two leases are coming for one pinned job: ' || NEW.name); END;
+CREATE TRIGGER sim_pinned_other AFTER UPDATE OF job_id ON lease WHEN NEW.for_job <> '' AND NEW.job_id NOT IN ('', NEW.for_job)
+BEGIN INSERT INTO sim_broken VALUES ('a pinned lease has another job: ' || NEW.name || ' ' || NEW.job_id); END;
 CREATE TRIGGER sim_other_instance AFTER UPDATE OF instance_id ON lease WHEN OLD.instance_id <> ''
   AND NEW.instance_id <> OLD.instance_id
 BEGIN INSERT INTO sim_broken VALUES ('a lease changed its instance: ' || NEW.name); END;
@@ -104,20 +116,30 @@ class Watch:
         reason, hard_end, exited_at, own = self.one(asked, tenant.machine.tag) or ("", None, None, "")
         if reason == "instance_lost" and instance_id == own and not self.proofs.get(instance_id):
             world.broken("an instance was given up that was there", tenant.machine.tag)
-        if not tenant.working or tenant.work is None or tenant.side.busy_on(tenant.runner_name) is None:
+        if not tenant.working or tenant.work is None or tenant.side is None or tenant.side.busy_on(tenant.runner_name) is None:
             return
         late = hard_end is not None and _time(hard_end) <= world.clock.now()
         if not late and (reason not in JUSTIFIED or (reason == "job_done" and exited_at is None)):
             told = f"{tenant.machine.tag} {reason or 'without a reason'}, job {tenant.work.key}"
             world.broken("a busy machine was destroyed", told)
 
+    def may_turn(self, forge: str, key: str, by: int) -> None:
+        """A job is run again, and may keep its key: once more it may go back, and have a lease."""
+        asked = "INSERT INTO sim_turn VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET turns = turns + ?, unseen = unseen + ?"
+        self.rows.execute(asked, (f"{forge}-{key}", by, by, by, by))
+
     def started(self, tenant: Tenant, job: str) -> None:
         """A job begins on one of our machines."""
+        side = tenant.side
+        assert side is not None
         self.world.trace(f"job {job} starts on {tenant.machine.tag}")
-        on = self.ran.setdefault(f"{tenant.side.name}-{job}", [])
+        on = self.ran.setdefault(self.world.attempt(side.name, job), [])
         on.append(tenant.lease_id)
         if len(set(on)) > 1:
             self.world.broken("a job ran on two leases", job)
+        own = self.one("SELECT for_job FROM lease WHERE id = ?", tenant.lease_id)
+        if own is not None and own[0] not in ("", f"{side.name}-{job}"):
+            self.world.broken("a job ran on a lease that was pinned to another", f"{job} on that of {own[0]}")
 
     def after(self, server: Server, name: str, args: tuple[Any, ...], result: object) -> None:
         """A call of the service has just ended."""

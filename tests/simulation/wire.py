@@ -1,4 +1,4 @@
-"""HTTP without a network: what PyGithub and python-gitlab send is answered in this process, after the faults had their say."""
+"""HTTP without a network: what the forges' adapters send is answered in this process, after the faults had their say."""
 
 from __future__ import annotations
 
@@ -70,6 +70,7 @@ class Switchboard:
         response.headers = CaseInsensitiveDict(told.headers)
         response.encoding = "utf-8"
         response._content = told.body  # pyright: ignore[reportPrivateUsage]  how `requests` itself keeps a body that was read
+        response._content_consumed = True  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]  as above: a stream gives it again
         return response
 
 

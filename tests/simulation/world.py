@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import requests
 
 from app.core.model import Pool, RepositoryRule, ScopeKind
 from app.engine.step import Timing
@@ -25,14 +24,19 @@ from providers.contract import Need, Provider
 from tests.parts.reopened import Reopened, give_back, lend
 from tests.simulation import verdict
 from tests.simulation.conditions import Conditions, Window
-from tests.simulation.hub import LABELS, REPOSITORIES, Hub, Lab, Parcel
+from tests.simulation.hub import Hub
+from tests.simulation.lab import Lab
 from tests.simulation.loop import Loop
 from tests.simulation.server import Door, Server, Several
+from tests.simulation.sides import LABELS, REPOSITORIES, Parcel, Side
 from tests.simulation.sky import Bridge, make_cloud
+from tests.simulation.smithy import Smithy
+from tests.simulation.tea import Tea
 from tests.simulation.tenant import Tenant
+from tests.simulation.traffic import Traffic
 from tests.simulation.users import Users
 from tests.simulation.watch import Watch
-from tests.simulation.wire import BOARD, Asked, Told
+from tests.simulation.wire import BOARD
 
 START = datetime.fromisoformat("2026-11-21T12:00:00+00:00")
 SETTLED_WITHIN = 3.0 * 3600
@@ -72,7 +76,6 @@ class World:
         self.lines: list[str] = []
         self.digest = hashlib.sha256()
         self.canaries: set[str] = set()
-        self.calls: Counter[str] = Counter()
         self._news: asyncio.Event | None = None
         self.parcels: list[Parcel] = []
         self.database_path = database
@@ -83,13 +86,18 @@ class World:
         self.door = Door(self)
         self.users = Users(self)
         self.hub = Hub(self.clock, conditions.seed, conditions.quota, self._post)
-        self.sides: dict[str, Any] = {"github": self.hub}
-        if conditions.gitlab:
+        self.sides: dict[str, Side] = {"github": self.hub}
+        if "gitlab" in conditions.forges:
             self.sides["gitlab"] = Lab(self.clock, self._post)
+        if "gitea" in conditions.forges:
+            self.sides["gitea"] = Tea(self.clock, conditions.gitea, conditions.gitea_hook, self._post)
+        if "forgejo" in conditions.forges:
+            self.sides["forgejo"] = Smithy(self.clock, conditions.forgejo, self._post)
+        self.traffic = Traffic(self)
         self.clouds = {vendor.name: make_cloud(self, vendor) for vendor in conditions.vendors}
         self.tenants: dict[str, Tenant] = {}
         self.pools = {pool.name: pool for pool in (self._pool(),)}
-        self.repositories = tuple(map(RepositoryRule, REPOSITORIES))  # by name, so that they are listed from the start
+        self.repositories = tuple(map(RepositoryRule, ("acme/*",) if conditions.globs else REPOSITORIES))
         self.timing = timing_of(conditions)
         self.telemetry = telemetry_of(self.sides, self.clouds, self.pools)
         self.servers: dict[str, Server | None] = {}
@@ -103,7 +111,7 @@ class World:
             labels=frozenset(LABELS),
             need=Need(gpu="rubin", gpus=1, gpu_memory_gib=80, max_price_per_hour=Decimal("9.50")),
             ceiling=known.ceiling,
-            scopes={"github": ScopeKind.ORGANIZATION} if known.organization else {},
+            scopes={name: ScopeKind.ORGANIZATION for name in known.forges if name != "gitlab"} if known.organization else {},
             idle_limit=timedelta(minutes=known.idle),
             max_duration=timedelta(minutes=known.longest),
             boot_limit=timedelta(minutes=min(known.boot_limit, known.longest)),
@@ -151,7 +159,7 @@ class World:
     # --- services
 
     def start(self) -> None:
-        BOARD.router, BOARD.now = self.route, lambda: self.clock.now().timestamp()
+        BOARD.router, BOARD.now = self.traffic.route, lambda: self.clock.now().timestamp()
         for number in range(self.conditions.servers):
             self.servers[f"s{number + 1}"] = None
             self._boot(f"s{number + 1}")
@@ -257,44 +265,10 @@ class World:
 
     # --- forges
 
-    def route(self, asked: Asked) -> Told:
-        """An API request of a service to a forge."""
-        side = next((one for one in self.sides.values() if one.host == asked.host), None)
-        if side is None:
-            raise requests.ConnectionError(f"no such host {asked.host}")
-        self.calls[kind_of(asked)] += 1
-        rate = self.conditions.rates
-        if self.troubled:
-            if self.during("forge_down"):
-                self._spoiled("forge_down", asked)
-                return Told(502, {}, b"{}") if self.dice.random() < 0.5 else _no_answer()
-            if self.during("forge_rate_limited"):
-                self._spoiled("forge_rate_limited", asked)
-                return Told(429, {"retry-after": "60"}, b'{"message": "slow down"}')
-            if "forge_unreachable" in rate and self.dice.random() < rate["forge_unreachable"]:
-                self._spoiled("forge_unreachable", asked)
-                return _no_answer()
-            if "forge_error" in rate and self.dice.random() < rate["forge_error"]:
-                self._spoiled("forge_error", asked)
-                return Told(self.dice.choice((500, 502, 503)), {}, b"{}")
-            if (
-                "jit_conflict" in rate
-                and asked.path.endswith("generate-jitconfig")
-                and self.dice.random() < rate["jit_conflict"]
-            ):
-                self._spoiled("jit_conflict", asked)
-                return Told(409, {}, b'{"message": "Already exists"}')
-        told = side.answer(asked)
-        if told.status == 403 and b"rate limit" in told.body:
-            self._spoiled("forge_rate_limited", asked)
-        if self.troubled and "forge_lost_reply" in rate and self.dice.random() < rate["forge_lost_reply"]:
-            self._spoiled("forge_lost_reply", asked)
-            return _no_answer()
-        return told
-
-    def _spoiled(self, fault: str, asked: Asked) -> None:
-        self.count(fault)
-        self.calls["spoiled " + kind_of(asked)] += 1
+    def attempt(self, forge: str, key: str) -> str:
+        """One attempt of a job: "gitea-701", and "gitea-701 again 1" where it is run again under its old key."""
+        turn = self.sides[forge].turn(key)
+        return f"{forge}-{key} again {turn}" if turn else f"{forge}-{key}"
 
     def _post(self, parcel: Parcel) -> None:
         self.parcels.append(parcel)
@@ -386,13 +360,3 @@ def timing_of(known: Conditions) -> Timing:
     fields: Any = Timing.__dataclass_fields__
     lengths: Any = {name: timedelta(seconds=value) for name, value in given.items() if name in fields}
     return Timing(**lengths)
-
-
-def kind_of(asked: Asked) -> str:
-    """The kind of a request, for the count of calls."""
-    first, _, last = asked.path.rpartition("/")
-    return f"{asked.verb} {first.rpartition('/')[2]}/N" if last.isdigit() else f"{asked.verb} {last}"
-
-
-def _no_answer() -> Told:
-    raise requests.ConnectionError("no answer")
