@@ -21,7 +21,7 @@ make install   prepare .venv from hash-pinned requirements; EXTRAS="aws oci" add
 make run       start the service on 127.0.0.1:8080; without a sublet.toml, the demo
 make test      run every test; REQUIRE=all makes missing real parts a failure, ARGS="..." goes to pytest
 make check     formatting, lint, strict types, import rules, tests
-make conformance  every provider against every check, as one table; ARGS="aws oci" names kinds, REQUIRE=all lets none be skipped
+make conformance  every provider and every forge against every check; ARGS="aws gitea" names kinds, REQUIRE=all lets none be skipped
 make simulate  the simulation: SEEDS=0:1000; the last line is one JSON object
 make chaos     real processes, killed at random: COUNT=100; the last line is one JSON object
 make bench     speed, as one JSON object, and docs/performance.md
