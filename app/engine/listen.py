@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from app.core.listening import Listening
 from app.core.model import Job, JobState, RepositoryRule
 from app.core.rules import allowed_repository
 from app.engine.step import Deps
@@ -27,6 +28,8 @@ AT_ONCE = 4  # listings of one forge
 LONGEST_AWAY = timedelta(days=3)  # GitHub keeps deliveries for so long
 OVERLAP = timedelta(minutes=5)  # a delivery may be listed later than it was sent
 NOT_AGAIN = timedelta(hours=1)  # a repository, or a list of deliveries, that the forge refuses to show
+FIND = timedelta(minutes=10)  # how often an owner is asked for its repositories where nothing else tells of them
+SELDOM = timedelta(minutes=30)  # the same, and how often those are listed that never had a job, where webhooks tell first
 ENOUGH = 2  # repositories without a clear answer, and the round is broken off
 GLOB = "*?["
 SETTLED = timedelta(minutes=1)  # a job heard of within it may be missing in a list that lags
@@ -126,9 +129,9 @@ async def _poll(deps: Deps, forge: Forge, last: polls.Round) -> int:
     now, hears = deps.clock.now(), deps.hears(forge.name)
     down = list[ForgeDown]()
     found = await _reopened(deps, forge, now)
-    if hears.polled_only and not forge.wide:
-        await _find(deps, forge, down)
-    places = await _places(deps, forge, now) if hears.poll is not None else []
+    if hears.poll is not None and not forge.wide:
+        await _find(deps, forge, hears, down)
+    places = await _places(deps, forge, hears, now) if hears.poll is not None else []
     room = asyncio.Semaphore(AT_ONCE)
 
     async def one(place: polls.Place) -> int:
@@ -170,18 +173,20 @@ async def _trouble(deps: Deps, forge: Forge, path: str, error: ForgeError, down:
     await deps.store(polls.listed, deps.db, forge.name, path, now, ask_after=now + NOT_AGAIN, note=f"Refused: {error}")
 
 
-async def _places(deps: Deps, forge: Forge, now: datetime) -> list[polls.Place]:
+async def _places(deps: Deps, forge: Forge, hears: Listening, now: datetime) -> list[polls.Place]:
     """What is listed now: the owners, or the repositories. Of those that only a pattern names, where nothing else can tell
     of a job: a whole owner costs one question there."""
     named = [rule.match for rule in deps.repositories if not any(sign in rule.match for sign in GLOB)]
     owners = owners_of(deps.repositories) if forge.wide else []
-    return await deps.store(polls.places, deps.db, forge.name, now - ACTIVE, named, now, owners=owners)
+    since, seldom = now - ACTIVE, timedelta(0) if hears.polled_only else SELDOM
+    return await deps.store(polls.places, deps.db, forge.name, since, named, now, owners=owners, seldom=seldom)
 
 
-async def _find(deps: Deps, forge: Forge, down: list[ForgeDown]) -> None:
-    """Which repositories there are, for patterns like `acme/*`: without webhooks nobody else would tell."""
-    owners = owners_of(deps.repositories)
-    for owner in await deps.store(polls.due_owners, deps.db, forge.name, owners, deps.clock.now()):
+async def _find(deps: Deps, forge: Forge, hears: Listening, down: list[ForgeDown]) -> None:
+    """Which repositories there are, for patterns like `acme/*`: without webhooks, or if the first of a repository is lost,
+    nobody else would tell."""
+    owners, every = owners_of(deps.repositories), FIND if hears.polled_only else SELDOM
+    for owner in await deps.store(polls.due_owners, deps.db, forge.name, owners, deps.clock.now(), every):
         try:
             told = await deps.lane(forge)(forge.repositories, owner.path, owner.installation)
         except ForgeError as error:

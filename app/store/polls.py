@@ -19,8 +19,7 @@ from app.store.tables import delivery, duty, job, missed, polled
 TRIES = 4  # at one delivery: after 2 minutes, 10, 50 and 250; whatever still fails then is left to the poll
 FIRST_TRY = timedelta(minutes=2)
 KEPT_MISSES = timedelta(days=7)
-LIST_OWNER = timedelta(minutes=10)  # how often an owner is asked which repositories there are
-FOUND = timedelta(hours=1)  # so long a repository is listed after its owner last named it
+FOUND = timedelta(hours=3)  # so long a repository is listed after its owner last named it
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +117,18 @@ _INSTALLED = (
 
 
 def places(
-    db: Database, forge: str, since: datetime, named: Sequence[str], now: datetime, *, owners: Sequence[str] = ()
+    db: Database,
+    forge: str,
+    since: datetime,
+    named: Sequence[str],
+    now: datetime,
+    *,
+    owners: Sequence[str] = (),
+    seldom: timedelta = timedelta(0),
 ) -> list[Place]:
     """Every repository with an open job of ours, or one seen since then, those that are named, and those that a listing of
-    their owner named lately. An owner of `owners` stands for all of its repositories: one listing covers them.
+    their owner named lately: of these last only such as were not listed for `seldom`. An owner of `owners` stands for all of
+    its repositories: one listing covers them.
 
     Those listed longest ago come first; those that the forge refuses are left out for a while."""
     with db.read() as conn:
@@ -129,6 +136,7 @@ def places(
         active = conn.execute(_ACTIVE, {"the_forge": forge, "since": since})
         found = {str(repository): str(inside) for repository, inside in active}
     lately = [path for path, row in known.items() if row.found_at is not None and row.found_at > now - FOUND]
+    lately = [path for path in lately if (at := known[path].listed_at) is None or at <= now - seldom]
     found = _merged(found, [*named, *lately])
     covered = {owner.casefold() for owner in owners}
     found = {path: inside for path, inside in found.items() if path.rpartition("/")[0].casefold() not in covered}
@@ -156,15 +164,15 @@ def _merged(found: Mapping[str, str], more: Sequence[str]) -> dict[str, str]:
     return merged
 
 
-def due_owners(db: Database, forge: str, owners: Sequence[str], now: datetime) -> list[Place]:
-    """Of these owners, those whose repositories were not listed for a while, with an installation that reaches them."""
+def due_owners(db: Database, forge: str, owners: Sequence[str], now: datetime, every: timedelta) -> list[Place]:
+    """Of these owners, those whose repositories were not listed for so long, with an installation that reaches them."""
     with db.read() as conn:
         known = {row.repository: row for row in conn.execute(_POLLED, {"the_forge": forge})}
 
         def rested(owner: str) -> bool:
             row = known.get(owner)
             waits = row is not None and row.ask_after is not None and row.ask_after > now
-            return not waits and (row is None or row.listed_at is None or row.listed_at <= now - LIST_OWNER)
+            return not waits and (row is None or row.listed_at is None or row.listed_at <= now - every)
 
         due = [owner for owner in owners if rested(owner)]
         told = conn.execute(_INSTALLED, {"the_forge": forge}) if due else ()
