@@ -96,8 +96,8 @@ class GitLabProgram:
         job = lab.request_job(self._token)
         if job is None:
             return None
-        path = lab.projects[job.project_id].path
-        return Work(str(job.id), {"repository": path, "run_id": str(job.pipeline_id), "event": "push"}, job)
+        path, event = lab.projects[job.project_id].path, lab.pipelines[job.pipeline_id].source
+        return Work(str(job.id), {"repository": path, "run_id": str(job.pipeline_id), "event": event}, job)
 
     def finish(self, work: Work, success: bool, now: datetime) -> None:
         self._side.lab.finish_job(work.handle, "success" if success else "failed")
