@@ -58,7 +58,7 @@ class Side(Protocol):
     name: str
     forge: Forge
 
-    def queue(self, labels: Sequence[str], repository: str, **values: Any) -> str:
+    def queue(self, labels: Sequence[str], repository: str = "acme/train", **values: Any) -> str:
         """Of a workflow that was pushed. `fork`: of a pull request from that repository; `gated`: an approval comes first."""
         ...
 
