@@ -55,7 +55,7 @@ def sheet(output: Output, lease: Mapping[str, Any], now: datetime) -> None:
         ("revoked", lease.get("revoked")),
         ("job", job_title(job) + (f" · {job['conclusion'] or job['state']}" if job else "")),
         ("job page", job["url"] if job else ""),
-        ("heard of", heard.removeprefix("heard of ")),
+        ("heard", heard.removeprefix("heard of ")),
         ("serves", lease.get("serves")),
         ("provider", " · ".join(part for part in (lease["provider"], lease["region"], lease["instance_id"]) if part)),
         ("runner", lease["runner"]["name"]),

@@ -17,6 +17,8 @@ SLOWER = 3
 """Times: the period of a forge of which less than half of the quota is left (app.engine.listen)."""
 
 
+FIND = timedelta(minutes=10)
+"""How often a polled owner is asked which repositories there are (the same)."""
 TITLES: Mapping[str, str] = {"github": "GitHub", "gitlab": "GitLab", "gitea": "Gitea", "forgejo": "Forgejo"}
 RUNS_ON = "runs-on: [gpu, …]"
 LABELS: Mapping[str, str] = {"github": RUNS_ON, "gitlab": "tags: [gpu, …]", "gitea": RUNS_ON, "forgejo": RUNS_ON}
@@ -64,14 +66,14 @@ def news_of(hears: Listening, pace: Pace, lately: Lately | None, *, found_in: ti
 
     `found_in`: how long a new repository may stay unknown where only patterns name it; None: it does not."""
     if hears.poll is None:
-        return "webhooks only: nothing is listed." if hears.webhooks else "neither webhooks nor listings: no job is heard of."
+        return "Webhooks only: nothing is listed." if hears.webhooks else "Neither webhooks nor listings: no job is heard of."
     period = hears.poll * (SLOWER if pace is Pace.SLOW else 1)
     slow = f" Less than half of its quota is left, so that is {SLOWER} times slower than set." if pace is Pace.SLOW else ""
     if pace is Pace.STOP:
         slow = " Most of its quota is gone, so nothing is listed until more is there."
     if hears.webhooks:
-        return f"webhooks, and a listing every {duration(period)} for what they miss.{slow}"
-    line = f'no webhooks (intake = "poll"): its open jobs are listed every {duration(period)}, '
+        return f"Webhooks, and a listing every {duration(period)} for what they miss.{slow}"
+    line = f'No webhooks (`intake = "poll"`): its open jobs are listed every {duration(period)}, '
     line += f"so a job is heard of up to {duration(period)} late"
     if lately is not None:
         jobs = "job" if lately.count == 1 else f"{lately.count} jobs"

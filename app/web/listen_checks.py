@@ -12,7 +12,7 @@ from app.kit.telemetry import logger
 from app.store import hearing, polls
 from app.store.hearing import Lately
 from app.store.polls import Round
-from app.web.hearing import SLOWER, news_of
+from app.web.hearing import FIND, SLOWER, news_of
 from app.web.parts import WebParts
 from app.web.schema import Check, check
 from app.web.words import duration
@@ -63,7 +63,7 @@ def listening_of(parts: WebParts, forge: str) -> Listening:
 
 def _intake(parts: WebParts, forge: Forge, hears: Listening, pace: Pace, lately: Lately | None) -> Check:
     by_pattern = any(sign in rule.match for rule in parts.repositories for sign in GLOB)
-    found_in = polls.LIST_OWNER if by_pattern and not forge.wide else None
+    found_in = FIND if by_pattern and not forge.wide else None
     text = news_of(hears, pace, lately, found_in=found_in)[:500]
     deaf = hears.polled_only and (hears.poll is None or pace is Pace.STOP)
     fix = "Nothing to do at once; if it stays so, raise its `poll_seconds`." if deaf else ""

@@ -58,7 +58,7 @@ class PhaseView(View):
     started_at: Moment
     ended_at: Moment | None
     measured_by: str = Field(description="Whose clock: the forge's, or ours.")
-    note: str = Field("", description="Of `queued`: how late we heard of the job, and by what.")
+    note: str = Field(default="", description="Of `queued`: how late we heard of the job, and by what.")
 
 
 class NodeView(View):

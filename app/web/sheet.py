@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -37,6 +37,7 @@ class Bar:
     slow: bool
     of: float | None  # seconds it may take at most, where that is known
     told: str = ""  # of the wait at the forge: how late we heard of the job, and by what
+    unheard: float = 0.0  # so much of its width passed before we heard of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +114,11 @@ def _bar(name: str, stay: PhaseView | None, begin: datetime, end: datetime, leas
     slow = typical is not None and name != str(State.BUSY) and seconds > SLOW * typical and seconds > typical + 1
     most = (lease.hard_end - stay.started_at).total_seconds() if name == str(State.BUSY) and lease.hard_end else None
     most = most // 60 * 60 if most is not None and most > 120 else most
-    told = stay.note if name == "queued" else ""
-    return Bar(word, meaning, tone, round(left, 2), round(width, 2), seconds, stay.ended_at is None, typical, slow, most, told)
+    bar = Bar(word, meaning, tone, round(left, 2), round(width, 2), seconds, stay.ended_at is None, typical, slow, most)
+    if name != "queued" or not stay.note:
+        return bar
+    late = (lease.job.heard_after_seconds if lease.job is not None else None) or 0.0
+    return replace(bar, told=stay.note, unheard=round(width * min(late / seconds, 1.0), 2) if seconds else 0.0)
 
 
 def _headline(

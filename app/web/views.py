@@ -157,8 +157,11 @@ def lease_detail(
     """A lease whole, as its own page and `sublet lease show` have it. `pinned`: the job that it was made for alone."""
     lease = sheet.row.lease
     verdict = verdict_on(lease)
+    values = _lease_values(sheet.row, now, notes, demo, revoked.get(lease.id, ""), listening)
+    if sheet.row.job is None and pinned is not None:  # its job waits for it, though no runner has it yet
+        values["phases"] = phases(replace(sheet.row, job=pinned), listening)
     return LeaseDetail(
-        **_lease_values(sheet.row, now, notes, demo, revoked.get(lease.id, ""), listening),
+        **values,
         need=need_values(lease),
         charges=[charge_view(charge) for charge in sheet.row.charges],
         audit=[audit_view(entry) for entry in sheet.audit],

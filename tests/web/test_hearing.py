@@ -11,12 +11,13 @@ import pytest
 from app.core.listening import Listening
 from app.core.model import Job, JobState
 from app.core.states import State
+from app.engine import listen
 from app.forges.contract import Pace
 from app.settings.forges import BUILT_IN
 from app.store import hearing, jobs, reruns
 from app.store.hearing import Lately, heard_after
 from app.store.people import Role
-from app.web.hearing import TITLES, news_of, told_of, ways
+from app.web.hearing import FIND, SLOWER, TITLES, news_of, told_of, ways
 from tests.web.conftest import Rebuilt, Service
 from tests.web.polled_story import LISTENING, PARTS, TOO_OLD, forges, heard, noticed, pinned, polled_job, quiet_network, refused
 from tests.web.story import NOW, afternoon
@@ -95,40 +96,37 @@ def test_of_the_last_polled_jobs_only_the_last_fifty_and_this_week_s_count(servi
 @pytest.mark.parametrize(
     ("hears", "pace", "lately", "said"),
     [
-        (BOTH, Pace.FREE, None, "webhooks, and a listing every 5 min for what they miss."),
-        (HOOKED, Pace.FREE, None, "webhooks only: nothing is listed."),
+        (BOTH, Pace.FREE, None, "Webhooks, and a listing every 5 min for what they miss."),
+        (HOOKED, Pace.FREE, None, "Webhooks only: nothing is listed."),
         (
             POLLED, Pace.FREE, Lately(50, 7.0, 14.2),
-            'no webhooks (intake = "poll"): its open jobs are listed every 15 s, so a job is heard of up to 15 s late; '
+            'No webhooks (`intake = "poll"`): its open jobs are listed every 15 s, so a job is heard of up to 15 s late; '
             "the last 50 jobs: 7 s on average, 14 s at most.",
         ),
         (
             POLLED, Pace.FREE, Lately(1, 7.0, 7.0),
-            'no webhooks (intake = "poll"): its open jobs are listed every 15 s, so a job is heard of up to 15 s late; '
+            'No webhooks (`intake = "poll"`): its open jobs are listed every 15 s, so a job is heard of up to 15 s late; '
             "the last job: 7 s.",
         ),
         (
             POLLED, Pace.SLOW, None,
-            'no webhooks (intake = "poll"): its open jobs are listed every 45 s, so a job is heard of up to 45 s late. '
+            'No webhooks (`intake = "poll"`): its open jobs are listed every 45 s, so a job is heard of up to 45 s late. '
             "Less than half of its quota is left, so that is 3 times slower than set.",
         ),
         (
             BOTH, Pace.SLOW, None,
-            "webhooks, and a listing every 15 min for what they miss. "
+            "Webhooks, and a listing every 15 min for what they miss. "
             "Less than half of its quota is left, so that is 3 times slower than set.",
         ),
-        (Listening(webhooks=False, poll=None), Pace.FREE, None, "neither webhooks nor listings: no job is heard of."),
+        (Listening(webhooks=False, poll=None), Pace.FREE, None, "Neither webhooks nor listings: no job is heard of."),
     ],
 )  # fmt: skip
 def test_how_the_news_of_a_forge_come_in_one_line(hears: Listening, pace: Pace, lately: Lately | None, said: str) -> None:
     assert news_of(hears, pace, lately) == said
 
 
-def test_the_slow_pace_is_the_engine_s() -> None:
-    from app.engine import listen
-    from app.web.hearing import SLOWER
-
-    assert SLOWER == listen.SLOWER
+def test_the_periods_are_the_engine_s() -> None:
+    assert (SLOWER, FIND) == (listen.SLOWER, listen.FIND)
 
 
 def test_every_forge_of_the_settings_has_its_name() -> None:

@@ -83,9 +83,9 @@ async def test_each_forge_has_a_line_on_how_its_news_come(rebuilt: Rebuilt) -> N
     for number, after in enumerate((4, 6, 11)):
         heard(service.db, polled_job(number, queued_at=NOW - timedelta(minutes=5)), after)
     found = await checks(service)
-    line = 'no webhooks (intake = "poll"): its open jobs are listed every 15 s, so a job is heard of up to 15 s late'
+    line = 'No webhooks (`intake = "poll"`): its open jobs are listed every 15 s, so a job is heard of up to 15 s late'
     assert found["intake forgejo"].text == f"{line}; the last 3 jobs: 7 s on average, 11 s at most."
-    assert found["intake gitea"].text == "webhooks, and a listing every 5 min for what they miss."
+    assert found["intake gitea"].text == "Webhooks, and a listing every 5 min for what they miss."
     assert found["intake forgejo"].status == found["intake gitea"].status == "ok"
 
 
