@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 from app.core.listening import Listening
 from app.core.model import ScopeKind
-from app.forges.contract import Forge
+from app.forges import registry
+from app.forges.contract import Forge, Surroundings
 from app.forges.forgejo import ForgejoForge
 from app.forges.gitea import GiteaForge
 from app.forges.github import GitHubForge
@@ -19,13 +20,15 @@ from app.settings import SecretPlace, Settings
 from app.settings.forges import ForgeSettings, TeaSection
 from providers.contract import Secret
 
+TIMEOUT = timedelta(seconds=20)  # of one call to a plugin's forge
+
 
 def forges_of(
     settings: Settings, now: Callable[[], datetime], on_rate: Callable[[str, int], None], public_url: str
 ) -> dict[str, Forge]:
     """The forges that are set up; their secrets are read now.
 
-    Raises SecretError, and ValueError for a blank secret."""
+    Raises SecretError, ValueError for a blank secret, and ForgeTrouble for a plugin that is not there or not content."""
 
     def hook(name: str) -> str:
         return f"{public_url.rstrip('/')}/hooks/{name}"
@@ -70,6 +73,17 @@ def forges_of(
                 now=now,
                 on_rate=on_rate,
             )
+    known = registry.installed() if settings.forge else None
+    for table in settings.forge:
+        around = Surroundings(
+            now=now,
+            hook_url=hook(table.name),
+            on_rate=on_rate,
+            webhook_secret=_read(table.webhook_secret),
+            webhook_secret_previous=_read(table.webhook_secret_previous),
+            timeout=TIMEOUT,
+        )
+        forges[table.name] = registry.build(table.kind, table.name, table.own(), around, known)
     return forges
 
 
@@ -95,7 +109,7 @@ def scopes_of(settings: Settings) -> dict[str, ScopeKind]:
 def hosts_of(settings: Settings) -> tuple[str, ...]:
     """Where the forges are, as `name:port`; of a plugin's forge where its own keys say it."""
     told = [
-        str(table.own().get("url", "")) if isinstance(table, ForgeSettings) else str(getattr(table, "url", ""))
+        str((table.model_extra or {}).get("url", "")) if isinstance(table, ForgeSettings) else str(getattr(table, "url", ""))
         for table in settings.forges.values()
     ]
     found = [urlsplit(url) for url in told]

@@ -21,6 +21,7 @@ import uvicorn
 
 from app import demo_service, doorstep
 from app.core.model import Reason
+from app.forges.registry import ForgeTrouble
 from app.kit.alone import alone
 from app.kit.telemetry import setup_logging
 from app.settings import Loaded, SecretError, SettingsError, load
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print("The settings cannot be used:", *(f"  {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
         return 2
-    except (SecretError, ProviderTrouble) as error:
+    except (SecretError, ProviderTrouble, ForgeTrouble) as error:
         print(f"The settings cannot be used: {error}", file=sys.stderr)
         return 2
     except VaultError as error:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from app.forge_wiring import forges_of
 from app.forges.contract import ForgeRefused
 from app.image_rules import answers
 from app.settings import load
 from app.store import audit
 from app.trust.access import RegistryAccess
-from app.wiring import forges_of, from_settings, pool_of
+from app.wiring import from_settings, pool_of
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.served import served
 from tests.fakes.signer import SigningKey
