@@ -45,13 +45,13 @@ class ForgejoBench(TeaBench):
         for path in (self.repository, self.other):
             self.server.add_repository(path)
 
-    def forge(self) -> Forge:
+    def forge(self, *, polled: bool = False) -> Forge:
         return ForgejoForge(
             url=self.server.url,
             token=Secret(TOKEN),
             now=self.now,
-            webhook_secret=Secret(SECRET),
-            webhook_secret_previous=Secret(OLD),
+            webhook_secret=None if polled else Secret(SECRET),
+            webhook_secret_previous=None if polled else Secret(OLD),
             timeout=timedelta(seconds=2),
         )
 

@@ -38,13 +38,13 @@ class GiteaBench(TeaBench):
         """The registration tokens too: whoever has one can register more runners."""
         return (TOKEN, SECRET, OLD, *self.server.tokens.by_token)
 
-    def forge(self) -> Forge:
+    def forge(self, *, polled: bool = False) -> Forge:
         return GiteaForge(
             url=self.server.url,
             token=Secret(TOKEN),
             now=self.now,
-            webhook_secret=Secret(SECRET),
-            webhook_secret_previous=Secret(OLD),
+            webhook_secret=None if polled else Secret(SECRET),
+            webhook_secret_previous=None if polled else Secret(OLD),
             timeout=timedelta(seconds=2),
         )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import base64
 import contextlib
+import dataclasses
+import functools
 import json
 import secrets
 from collections.abc import Generator, Sequence
@@ -14,9 +16,11 @@ from typing import Any
 from app.core.model import Scope, ScopeKind
 from app.demo import deliveries as post
 from app.demo import forge as demo
-from app.demo.keys import Keys, fresh
-from app.demo.nouns import JobSpec
+from app.demo.access import Door
+from app.demo.keys import fresh
+from app.demo.nouns import Book, JobSpec
 from app.demo.nouns import Runner as HubRunner
+from app.demo.office import Office
 from app.demo.work import Order, Refusal
 from app.forges.conformance import Fault, Pair, Signing
 from app.forges.contract import Credential, Forge, Minted
@@ -26,23 +30,21 @@ from providers.contract import Secret
 from tests.demo.conftest import StillClock
 from tests.fakes.loopback import Reply
 from tests.fakes.served import served
-from tests.forges.spoiled import reply_for
+from tests.forges.spoiled import ELSEWHERE, reply_for
 
 OLD, WRONG = "the secret of last year", "somebody else's secret"
 SHA = "c0ffee" + "0" * 34
-_KEYS: list[Keys] = []
 
 
 class BenchClock(StillClock):
     """Begins at the machine's own time, because PyGithub signs by that."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def begin(self) -> None:
         self._now = SystemClock().now()
 
 
 class GitHubBench:
-    """See the module. Every request passes `spoil`, which may answer in the demo forge's place."""
+    """See the module. Every request passes `answer`, which may speak in the demo forge's place."""
 
     name = "github"
     stands_on = "the demo forge, which is held against GitHub's own api.github.com.json and schemas of webhooks"
@@ -55,11 +57,9 @@ class GitHubBench:
     actor = "mona"
 
     def __init__(self) -> None:
-        if not _KEYS:
-            _KEYS.append(fresh())  # an RSA key takes long to make; one is enough for all benches
-        self.keys, self.clock, self.state = _KEYS[0], BenchClock(), demo.forge_state()
+        stage().empty()
+        self.keys, self.clock, self.state, self.app = stage().keys, stage().clock, stage().state, stage().app
         self.secrets: Sequence[str] = (self.keys.webhook_secret, OLD, self.keys.app_pem.splitlines()[1])
-        self.app = demo.build(self.state, self.keys, clock=self.clock)
         self.statuses: list[int] = []
         self.fault: Fault | None = None
         self.origin = ""
@@ -72,10 +72,10 @@ class GitHubBench:
         self.state.hook("https://sublet.example/hooks/github", self.clock.now())
         self.deliveries()  # the ping
 
-    def forge(self) -> Forge:
+    def forge(self, *, polled: bool = False) -> Forge:
         return GitHubForge(
-            webhook_secret=Secret(self.keys.webhook_secret),
-            webhook_secret_previous=Secret(OLD),
+            webhook_secret=None if polled else Secret(self.keys.webhook_secret),
+            webhook_secret_previous=None if polled else Secret(OLD),
             now=self.clock.now,
             api_url=f"{self.origin}/api/v3",
             app_id=str(self.state.book.app_id),
@@ -149,6 +149,9 @@ class GitHubBench:
     def asked(self) -> int:
         return len(self.statuses)
 
+    def astray(self) -> int:
+        return ELSEWHERE.count
+
     def spent(self) -> int:
         return len([status for status in self.statuses if status != 304])
 
@@ -191,7 +194,7 @@ class GitHubBench:
             await give(Reply(403, said, {"Retry-After": "60"}), noted)
         elif self.fault is Fault.TOKEN_EXPIRED:
             await give(Reply(401, {"message": "Bad credentials"}), noted)
-        elif self.fault is not None and self.fault in (Fault.SERVER_ERROR, Fault.GARBAGE, Fault.REDIRECT):
+        elif self.fault is not None and self.fault in (Fault.SERVER_ERROR, Fault.GARBAGE, Fault.REDIRECT, Fault.RUDE):
             await give(reply_for(self.fault, None), noted)
         else:
             await self.app(scope, receive, noted)
@@ -237,12 +240,24 @@ class GitHubProgram:
 
 
 class Stage:
-    """What is served: the bench of the moment. One server does for all of them, since it takes long to stop."""
+    """What is served: the bench of the moment. One server does for all of them, and one demo forge, emptied for each: both
+    take long to begin."""
 
     def __init__(self) -> None:
         self._server = contextlib.ExitStack()
         self._bench: GitHubBench | None = None
         self.origin = ""
+        self.keys, self.clock, self.state = fresh(), BenchClock(), demo.forge_state()
+        self.app = demo.build(self.state, self.keys, clock=self.clock)
+
+    def empty(self) -> None:
+        """A new forge, to whoever looks: nothing in its book, nothing spent of anybody's quota."""
+        self.clock.begin()
+        new = Book(origin=self.origin)
+        for field in dataclasses.fields(Book):
+            setattr(self.state.book, field.name, getattr(new, field.name))
+        office: Office = self.app.state.office
+        office.door = Door(self.state.book, self.keys, SystemClock())
 
     def show(self, bench: GitHubBench) -> None:
         if not self.origin:
@@ -257,11 +272,13 @@ class Stage:
             await self._bench.answer(scope, receive, send)
 
 
-STAGE = Stage()
+@functools.cache
+def stage() -> Stage:
+    return Stage()
 
 
 @contextlib.contextmanager
 def bench() -> Generator[GitHubBench]:
     stood = GitHubBench()
-    STAGE.show(stood)
+    stage().show(stood)
     yield stood

@@ -15,7 +15,7 @@ from tests.fakes import openapi
 from tests.fakes.gitlab import TOKEN as ACCOUNT
 from tests.fakes.gitlab import FakeGitLab, sign, signing_token
 from tests.fakes.gitlab_state import FakeJob
-from tests.forges.spoiled import ALWAYS, OnlyFirstPages, spoil
+from tests.forges.spoiled import ALWAYS, ELSEWHERE, OnlyFirstPages, spoil
 
 HOOK = "https://sublet.example/hooks/gitlab"
 
@@ -42,11 +42,11 @@ class GitLabBench:
         self.projects = {path: self.lab.add_project(path) for path in (self.repository, self.other)}
         self.lab.hooks.add(self.projects[self.repository], HOOK)
 
-    def forge(self) -> Forge:
+    def forge(self, *, polled: bool = False) -> Forge:
         return GitLabForge(
             url=self.lab.url,
             token=Secret(ACCOUNT),
-            signing_token=Secret(self.signing),
+            signing_token=None if polled else Secret(self.signing),
             now=lambda: self.time,
             hook_url=HOOK,
             timeout=timedelta(seconds=2),
@@ -126,6 +126,9 @@ class GitLabBench:
 
     def asked(self) -> int:
         return len(self.lab.requests)
+
+    def astray(self) -> int:
+        return ELSEWHERE.count
 
     def spent(self) -> int:
         raise AssertionError("GitLab gives no ETags for jobs")

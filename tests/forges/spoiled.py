@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import atexit
 from typing import Any
 
 from app.forges.conformance import Fault
 from tests.fakes import loopback
-from tests.fakes.loopback import Reply, Request
+from tests.fakes.loopback import Loopback, Reply, Request
 
 ALWAYS = 1_000_000
-ELSEWHERE = "http://127.0.0.2:9/elsewhere"
 PAUSE = 60  # seconds that the forge wants to be left alone
+
+
+class Elsewhere:
+    """Another host, to which a forge may send us. It takes whatever comes, and counts it."""
+
+    def __init__(self) -> None:
+        self._server = Loopback(lambda _: Reply(200, {}))
+
+    @property
+    def address(self) -> str:
+        """Served from the first question on, to the end of the process."""
+        try:
+            return f"{self._server.url}/elsewhere"
+        except AssertionError:
+            self._server.start()
+            atexit.register(self._server.stop)
+            return f"{self._server.url}/elsewhere"
+
+    @property
+    def count(self) -> int:
+        return len(self._server.requests)
+
+
+ELSEWHERE = Elsewhere()
 
 
 def reply_for(fault: Fault, slow_down: Any) -> Reply:
@@ -21,7 +45,9 @@ def reply_for(fault: Fault, slow_down: Any) -> Reply:
         case Fault.GARBAGE:
             return Reply(200, raw=b"<html>a proxy's own page</html>")
         case Fault.REDIRECT:
-            return Reply(302, None, {"Location": ELSEWHERE})
+            return Reply(302, None, {"Location": ELSEWHERE.address})
+        case Fault.RUDE:
+            return Reply(400, {"message": "\x1b[31mno\r\nX-Evil: \u202e" + "no " * 50_000})
         case Fault.RATE_LIMITED:
             return Reply(429, slow_down, {"Retry-After": str(PAUSE)})
         case Fault.TOKEN_EXPIRED:

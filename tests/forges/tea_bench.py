@@ -12,7 +12,7 @@ from app.core.model import Scope, ScopeKind
 from app.forges.conformance import Fault, Pair, Signing
 from tests.fakes.loopback import Fault as Trouble
 from tests.fakes.loopback import Loopback
-from tests.forges.spoiled import ALWAYS, OnlyFirstPages, spoil
+from tests.forges.spoiled import ALWAYS, ELSEWHERE, OnlyFirstPages, spoil
 
 SECRET, OLD, WRONG = "what the bell says", "what the bell said", "ding dong"
 ANOTHER = "0" * 40
@@ -47,6 +47,9 @@ class TeaBench:
 
     def asked(self) -> int:
         return len(self.loopback.requests)
+
+    def astray(self) -> int:
+        return ELSEWHERE.count
 
     def spent(self) -> int:
         raise AssertionError("no ETags are given")

@@ -276,13 +276,13 @@ ON_GITEA = (Denying, Narrow)
 
 def stand(kind: type[Stand]) -> Factory:
     class BrokenGitLab(gitlab_bench.GitLabBench):
-        def forge(self) -> Forge:
-            made: Any = kind(super().forge())
+        def forge(self, *, polled: bool = False) -> Forge:
+            made: Any = kind(super().forge(polled=polled))
             return made
 
     class BrokenGitea(gitea_bench.GiteaBench):
-        def forge(self) -> Forge:
-            made: Any = kind(super().forge())
+        def forge(self, *, polled: bool = False) -> Forge:
+            made: Any = kind(super().forge(polled=polled))
             return made
 
     @contextlib.contextmanager

@@ -26,7 +26,8 @@ class Fault(StrEnum):
     DOWN = "down"  # every call ends without an answer, and without an effect
     SERVER_ERROR = "server error"  # every call is answered with 500
     GARBAGE = "garbage"  # every call is answered with a success that is not JSON
-    REDIRECT = "redirect"  # every call is answered with a redirect to another host
+    REDIRECT = "redirect"  # every call is answered with a redirect to another host, which counts who comes: `astray`
+    RUDE = "rude"  # every call is refused with 400 and words that are long and unclean
     RATE_LIMITED = "rate limited"  # every call is refused, with the wish to be left alone for a minute
     QUOTA_LOW = "quota low"  # the forge's headers say that 7 % of the quota are left
     TOKEN_EXPIRED = "token expired"  # noqa: S105  the account's token or key is no longer taken
@@ -91,8 +92,8 @@ class Bench(Protocol):
         """Of the service: no credential, message, repr or log line may show them."""
         ...
 
-    def forge(self) -> Forge:
-        """A new adapter on the same backing."""
+    def forge(self, *, polled: bool = False) -> Forge:
+        """A new adapter on the same backing; `polled`: without any secret of a webhook."""
         ...
 
     def queue(self, labels: Sequence[str] = (), *, repository: str = "", waiting: bool = False, fork: bool = False) -> str:
@@ -155,6 +156,10 @@ class Bench(Protocol):
 
     def asked(self) -> int:
         """How many requests have reached the forge."""
+        ...
+
+    def astray(self) -> int:
+        """How many requests have reached another host. Only with REDIRECT."""
         ...
 
     def spent(self) -> int:

@@ -107,6 +107,15 @@ def forged_deliveries_are_refused(bench: Bench) -> None:
     expect(told(forge, pair).job is not None, "after the forgeries, the authentic one is no longer taken")
 
 
+@check(Fault.DELIVERIES)
+def without_a_secret_no_delivery_is_believed(bench: Bench) -> None:
+    """An adapter that only polls, and so has no webhook secret, refuses every delivery, and lists the job all the same"""
+    pair, forge = authentic(bench), bench.forge(polled=True)
+    for what, (headers, body) in [("that is authentic", pair), *forgeries(bench, pair)]:
+        refusal(lambda headers=headers, body=body: forge.parse(lowered(headers), body), BadSignature, what=f"A delivery {what}")
+    expect(len(forge.open_jobs(bench.repository)) == 1, "the job is not listed")
+
+
 @check(Fault.DELIVERIES, Fault.OLD_SECRET)
 def the_secret_before_still_counts(bench: Bench) -> None:
     """Deliveries that the previous secret signed are still taken, so that it can be changed"""

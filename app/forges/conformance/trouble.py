@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from app.core.model import Job
 from app.forges.conformance.bench import Bench, Fault, check, expect, faulty, order, queued, refusal
+from app.forges.conformance.hostile import CONTROLS, LONGEST
 from app.forges.contract import Forge, ForgeDown, ForgeRefused, HeldBack, Minted, Pace
 
 Ask = tuple[str, Callable[[], object]]
@@ -82,7 +83,23 @@ def an_answer_that_is_no_json_is_no_answer(bench: Bench) -> None:
 @check(Fault.REDIRECT)
 def a_redirect_elsewhere_is_not_followed(bench: Bench) -> None:
     """A redirect to another host is refused: our token goes nowhere else"""
+    before = bench.astray()
     all_fail(bench, Fault.REDIRECT, ForgeRefused, ForgeDown)
+    expect(bench.astray() == before, "the other host was asked")
+
+
+@check(Fault.RUDE)
+def what_a_forge_says_is_quoted_with_care(bench: Bench) -> None:
+    """A forge's own words for a refusal are quoted as one short, clean line"""
+    forge = bench.forge()
+    job = queued(bench, forge)
+    minted = forge.mint_runner(order(bench, job=job))
+    for what, ask in everything(bench, forge, job, minted):
+        with faulty(bench, Fault.RUDE):
+            error = refusal(ask, ForgeRefused, ForgeDown, what=f"{what} that is refused")
+        expect(len(str(error)) <= LONGEST, f"{what}: the error has {len(str(error))} characters")
+        expect(not CONTROLS & set(str(error)), f"{what}: the error holds what no line may hold")
+    still_there(bench, bench.forge(), job, minted)
 
 
 @check(Fault.TOKEN_EXPIRED)

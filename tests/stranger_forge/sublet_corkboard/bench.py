@@ -71,9 +71,10 @@ class CorkboardBench:
         self.board = ClumsyBoard(self.settings.file, KEY)
         self._heard = 0
 
-    def forge(self) -> Forge:
+    def forge(self, *, polled: bool = False) -> Forge:
         current, previous = (Secret(SECRETS[one]) for one in (Signing.CURRENT, Signing.PREVIOUS))
-        around = Surroundings(lambda: datetime(2027, 3, 1, tzinfo=UTC), "", None, current, previous)
+        told = (None, None) if polled else (current, previous)
+        around = Surroundings(lambda: datetime(2027, 3, 1, tzinfo=UTC), "", None, *told)
         made = CorkboardForge(self.name, self.settings, around)
         made.board = self.board
         return made
@@ -131,6 +132,9 @@ class CorkboardBench:
 
     def asked(self) -> int:
         return self.board.asked
+
+    def astray(self) -> int:
+        raise AssertionError("the board sends nobody elsewhere")
 
     def spent(self) -> int:
         raise AssertionError("the board counts nobody's questions")
