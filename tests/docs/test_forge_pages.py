@@ -5,15 +5,21 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from app.core.listening import Listening
 from app.forge_wiring import listening_of
 from app.forges import forgejo, gitea, github_command, gitlab_command
+from app.forges.contract import Pace
 from app.kit.template import names
 from app.settings import load
 from app.settings.forges import BUILT_IN
+from app.store.hearing import Lately
+from app.store.polls import LIST_OWNER
+from app.web.hearing import news_of
 
 HOW_TO = Path(__file__).resolve().parent.parent.parent / "docs" / "how-to"
 WHOLE = "# sublet.toml"
@@ -72,3 +78,9 @@ def test_the_page_on_polling_takes_no_webhook_of_any_forge(tmp_path: Path) -> No
     hears = listening_of(load(path, {}, {}).settings)
     assert sorted(hears) == sorted(BUILT_IN)
     assert all(one.polled_only and one.poll is not None for one in hears.values())
+
+
+def test_the_doctors_line_of_a_polled_forge_is_the_pages() -> None:
+    page = " ".join((HOW_TO / "work-without-webhooks.md").read_text("utf-8").split())
+    hears = Listening(webhooks=False, poll=timedelta(seconds=15))
+    assert news_of(hears, Pace.FREE, Lately(12, 7.2, 14.8), found_in=LIST_OWNER) in page
