@@ -9,23 +9,33 @@ import importlib
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.core.model import JobState, Scope, ScopeKind
+from app.core.model import JobState, Reason, Scope, ScopeKind
+from app.core.states import State
 from app.forges import registry
 from app.forges.conformance import examine
 from app.forges.contract import BadSignature, Forge, RunnerOrder, Surroundings
+from app.store.db import Database
 from providers.contract import Secret
 from providers.fit import Installed, Kind
+from tests import world as world_module
 from tests.conformance import STRANGER_FORGE, install
+from tests.forge_programs import Work
+from tests.world import World
 
 HOOK = Secret("what the bell says")
 PAGE = Path(__file__).parents[2] / "docs/how-to/write-a-forge.md"
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    return sqlite_url
 
 
 @pytest.fixture(scope="session")
@@ -109,8 +119,7 @@ def test_a_slip_becomes_a_job_and_a_desk_its_runner(corkboard: Kind, tmp_path: P
     forge: Any = built(corkboard, tmp_path / "board", worker="/opt/worker")
     slip = forge.board.pin("acme/train", ["gpu"])
     ((_, body),) = forge.board.notes(0)
-    signature = hmac.new(HOOK.reveal().encode(), body.encode(), hashlib.sha256).hexdigest()
-    told = forge.parse({"x-board-signature": signature}, body.encode())
+    told = forge.parse({"x-board-signature": signed(body)}, body.encode())
     assert (told.forge, told.guid, told.job.id, told.job.state) == ("hall", "slip-1-queued", f"hall-{slip}", JobState.QUEUED)
     order = RunnerOrder("sublet-1", Scope(ScopeKind.REPOSITORY, "acme/train"), ("gpu",))
     minted = forge.mint_runner(order)
@@ -126,6 +135,66 @@ def test_with_polls_alone_no_delivery_is_believed(corkboard: Kind, tmp_path: Pat
     for signature in ("", "0" * 64, hmac.new(b"", body, hashlib.sha256).hexdigest()):
         with pytest.raises(BadSignature, match="No webhook secret is set"):
             forge.parse({"x-board-signature": signature}, body)
+
+
+class Worker:
+    """Somebody who sits at a desk of the board, on a rented machine."""
+
+    def __init__(self, board: Any, credential: Mapping[str, Any]) -> None:
+        self._board, self._token = board, credential["environment"]["BOARD_TOKEN"]
+        self.ended: int | None = None
+
+    def take(self, now: datetime) -> Work | None:
+        slip = self._board.work(self._token)
+        return None if slip is None else Work(str(slip.id), {}, slip, (f"worker has taken slip {slip.id}",))
+
+    def finish(self, work: Work, success: bool, now: datetime) -> None:
+        self._board.done(self._token, "good" if success else "bad")
+        self.ended = 0
+
+
+class HallSide:
+    """The hall, as one forge of the world."""
+
+    name = "hall"
+
+    def __init__(self, forge: Any) -> None:
+        self.forge, self.board, self._heard = forge, forge.board, 0
+
+    def deliveries(self) -> list[tuple[dict[str, str], bytes]]:
+        notes = self.board.notes(self._heard)
+        self._heard += len(notes)
+        return [({"X-Board-Signature": signed(body)}, body.encode()) for _, body in notes]
+
+    def program(self, credential: dict[str, Any]) -> Worker:
+        return Worker(self.board, credential)
+
+    def registered(self) -> list[str]:
+        return [desk.name for desk in self.board.desks("acme/train")]
+
+    def stop(self) -> None:
+        """The board is a file."""
+
+
+def signed(body: str) -> str:
+    return hmac.new(HOOK.reveal().encode(), body.encode(), hashlib.sha256).hexdigest()
+
+
+@pytest.mark.parametrize("intake", ["both", "webhook", "poll"])
+async def test_a_job_of_its_own_is_served_by_the_whole_service(
+    corkboard: Kind, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, intake: str
+) -> None:
+    forge: Any = built(corkboard, tmp_path / "board", secret=None if intake == "poll" else HOOK)
+    monkeypatch.setattr(world_module, "side_of", lambda *_, **__: HallSide(forge))
+    async with World(database, tmp_path, forges=["hall"], intake={"hall": intake}) as world:
+        slip = forge.board.pin("acme/train", ["gpu", "rubin"])
+        await world.run_until(world.all_released)
+        lease = world.lease()
+        assert world.states(lease) == list(State)
+        assert lease.reason is Reason.JOB_DONE
+        assert forge.board.slip(slip).outcome == "good"
+        assert not forge.board.desks("acme/train")
+        assert set(world.answers) == (set() if intake == "poll" else {202})
 
 
 def test_the_page_shows_what_is_there() -> None:

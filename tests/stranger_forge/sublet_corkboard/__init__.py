@@ -35,6 +35,7 @@ from sublet_corkboard.board import Away, BadPass, Board, Desk, Slip, Taken, told
 
 T = TypeVar("T")
 TOKEN = "BOARD_TOKEN"
+READY, BEGUN = "sits at desk", "has taken slip"  # what a worker says as it goes
 LABELS = 20  # no slip is wider
 STATES = {
     "held": JobState.WAITING,
@@ -158,7 +159,7 @@ class CorkboardForge:
             desk: Desk = self._ask("set up a desk", lambda: self.board.register(place, order.name, order.labels))
         except Taken:
             raise NameTaken(f"{self.name} has a desk {order.name} already") from None
-        return Minted(str(desk.id), Credential(command, {TOKEN: Secret(desk.token)}))
+        return Minted(str(desk.id), Credential(command, {TOKEN: Secret(desk.token)}, ready=READY, begun=BEGUN))
 
     def runner(self, scope: Scope, runner_id: str, installation: str = "") -> RunnerView | None:
         desk = self._ask("show a desk", lambda: self.board.desk(number(runner_id)))
