@@ -21,6 +21,7 @@ from app.core.states import State
 from app.forges import registry
 from app.forges.conformance import examine
 from app.forges.contract import BadSignature, Forge, RunnerOrder, Surroundings
+from app.kit.clock import Clock
 from app.store.db import Database
 from providers.contract import Secret
 from providers.fit import Installed, Kind
@@ -185,7 +186,11 @@ async def test_a_job_of_its_own_is_served_by_the_whole_service(
     corkboard: Kind, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, intake: str
 ) -> None:
     forge: Any = built(corkboard, tmp_path / "board", secret=None if intake == "poll" else HOOK)
-    monkeypatch.setattr(world_module, "side_of", lambda *_, **__: HallSide(forge))
+
+    def hall(name: str, clock: Clock, *, hooked: bool) -> HallSide:
+        return HallSide(forge)
+
+    monkeypatch.setattr(world_module, "side_of", hall)
     async with World(database, tmp_path, forges=["hall"], intake={"hall": intake}) as world:
         slip = forge.board.pin("acme/train", ["gpu", "rubin"])
         await world.run_until(world.all_released)
