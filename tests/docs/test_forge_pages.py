@@ -18,8 +18,7 @@ from app.kit.template import names
 from app.settings import load
 from app.settings.forges import BUILT_IN
 from app.store.hearing import Lately
-from app.store.polls import LIST_OWNER
-from app.web.hearing import news_of
+from app.web.hearing import FIND, news_of
 
 HOW_TO = Path(__file__).resolve().parent.parent.parent / "docs" / "how-to"
 WHOLE = "# sublet.toml"
@@ -83,4 +82,4 @@ def test_the_page_on_polling_takes_no_webhook_of_any_forge(tmp_path: Path) -> No
 def test_the_doctors_line_of_a_polled_forge_is_the_pages() -> None:
     page = " ".join((HOW_TO / "work-without-webhooks.md").read_text("utf-8").split())
     hears = Listening(webhooks=False, poll=timedelta(seconds=15))
-    assert news_of(hears, Pace.FREE, Lately(12, 7.2, 14.8), found_in=LIST_OWNER) in page
+    assert news_of(hears, Pace.FREE, Lately(12, 7.2, 14.8), found_in=FIND) in page
