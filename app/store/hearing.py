@@ -30,9 +30,9 @@ class Heard:
 class Lately:
     """What the last polled jobs of a forge waited before they were heard of, in seconds."""
 
-    count: int
-    average: float
-    longest: float
+    count: int  # of those whose queue time the forge says; 0: it says none, and the rest means nothing
+    average: float = 0.0
+    longest: float = 0.0
 
 
 def heard_after(one: Job) -> float | None:
@@ -52,7 +52,7 @@ def _after(queued: datetime | None, seen: datetime | None, by: str) -> float | N
 _COLUMNS = (job.c.forge, job.c.heard_by, job.c.queued_at, job.c.seen_at)
 _POLLED = (
     sa.select(*_COLUMNS)
-    .where(job.c.forge == sa.bindparam("the_forge"), job.c.heard_by == "poll", job.c.queued_at.is_not(None))
+    .where(job.c.forge == sa.bindparam("the_forge"), job.c.heard_by == "poll")
     .where(job.c.seen_at >= sa.bindparam("since", type_=job.c.seen_at.type))
     .order_by(job.c.seen_at.desc())
     .limit(LAST)
@@ -64,9 +64,10 @@ def lately(db: Database, forges: Sequence[str], now: datetime) -> Mapping[str, L
     found: dict[str, Lately] = {}
     with db.read() as conn:
         for forge in forges:
-            waits = [one.seconds for one in _heard(conn.execute(_POLLED, {"the_forge": forge, "since": now - WINDOW}))]
-            if waits:
-                found[forge] = Lately(len(waits), sum(waits) / len(waits), max(waits))
+            rows = conn.execute(_POLLED, {"the_forge": forge, "since": now - WINDOW}).all()
+            waits = [one.seconds for one in _heard(rows)]
+            if rows:
+                found[forge] = Lately(len(waits), sum(waits) / len(waits), max(waits)) if waits else Lately(0)
     return found
 
 

@@ -48,7 +48,8 @@ def _words(by: str, after: float | None, hears: Listening | None) -> str:
         return f"{late} by webhook"
     every = "" if hears is None or hears.poll is None else f" every {duration(hears.poll)}"
     missed = "" if hears is not None and hears.polled_only else "; no webhook came"
-    return f"{late} by polling{every}{missed}"
+    unknown = "; its forge does not say when it was queued" if after is None else ""
+    return f"{late} by polling{every}{missed}{unknown}"
 
 
 def table_of(forge: str) -> str:
@@ -75,7 +76,9 @@ def news_of(hears: Listening, pace: Pace, lately: Lately | None, *, found_in: ti
         return f"Webhooks, and a listing every {duration(period)} for what they miss.{slow}"
     line = f'No webhooks (`intake = "poll"`): its open jobs are listed every {duration(period)}, '
     line += f"so a job is heard of up to {duration(period)} late"
-    if lately is not None:
+    if lately is not None and not lately.count:
+        line += "; it does not say when a job was queued, so how late the last ones were heard of is not known"
+    elif lately is not None:
         jobs = "job" if lately.count == 1 else f"{lately.count} jobs"
         waits = duration(lately.longest)
         if lately.count > 1:

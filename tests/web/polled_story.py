@@ -1,4 +1,4 @@
-"""A site that nothing from outside may reach: Forgejo and Codeberg-like plugins are polled, Gitea alone sends webhooks."""
+"""A site with two forges: Forgejo is polled only, Gitea sends webhooks."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def noticed(db: Database, job: Job, since: float, *, guid: str = "", wait: str =
     return found
 
 
-def pinned(db: Database, number: int, name: str, job: Job, state: State, began: float, **values: Any) -> Lease:
+def pinned(db: Database, number: int, name: str, job: Job, state: State, began: float) -> Lease:
     """A lease for this one job, as far as `state`, planned so many seconds after NOW."""
     key = DemandKey("rubin", "forgejo", SCOPE, LABELS, job.id)
     start = NOW + timedelta(seconds=began)
@@ -76,11 +76,16 @@ def pinned(db: Database, number: int, name: str, job: Job, state: State, began: 
     leases.plan(db, lambda _: Plan((lease,)), start)
     for step, seconds, written in STEPS:
         at = start + timedelta(seconds=seconds)
-        more: dict[str, Any] = {**written, "asked_at": at, "hard_end": start + timedelta(hours=1), "runner_name": f"sublet-{name}"}
+        more: dict[str, Any] = {
+            **written,
+            "asked_at": at,
+            "hard_end": start + timedelta(hours=1),
+            "runner_name": f"sublet-{name}",
+        }
         lease = move(db, lease.id, step, at, **(more if step is State.LAUNCHING else written))
         if step is state:
             break
-    return replace(lease, **values)
+    return lease
 
 
 def refused(db: Database, number: int, name: str, job: Job, why: str, *, own_words: bool = True) -> Lease:

@@ -65,7 +65,7 @@ def test_a_job_that_is_run_again_in_place_has_no_delay(service: Service) -> None
     ("job", "hears", "said"),
     [
         (seen("poll", 9), POLLED, "heard of after 9 s, by polling every 15 s"),
-        (seen("poll", None), POLLED, "heard of by polling every 15 s"),
+        (seen("poll", None), POLLED, "heard of by polling every 15 s; its forge does not say when it was queued"),
         (seen("poll", 250), BOTH, "heard of after 4 min 10 s, by polling every 5 min; no webhook came"),
         (seen("poll", 250), HOOKED, "heard of after 4 min 10 s, by polling; no webhook came"),
         (seen("webhook", 1.2), BOTH, "heard of after 1.2 s, by webhook"),
@@ -82,11 +82,12 @@ def test_of_the_last_polled_jobs_only_the_last_fifty_and_this_week_s_count(servi
         queued = NOW - timedelta(minutes=90 - number)
         heard(service.db, polled_job(number, queued_at=queued), 100 if number < 8 else 6 + number % 3)
     heard(service.db, polled_job(100, queued_at=NOW - timedelta(minutes=1)), 0.5, guid="a")
-    noticed(service.db, polled_job(101), -1)
+    noticed(service.db, replace(polled_job(101), id="mute-1", forge="mute"), -1)
     old = replace(polled_job(1), id="gitea-1", forge="gitea", queued_at=NOW - timedelta(days=8))
     heard(service.db, old, 9)
-    told = hearing.lately(service.db, ["forgejo", "gitea", "none"], NOW)
-    assert set(told) == {"forgejo"} and told["forgejo"].count == 50 and told["forgejo"].longest == 8.0
+    told = hearing.lately(service.db, ["forgejo", "gitea", "none", "mute"], NOW)
+    assert told.keys() == {"forgejo", "mute"} and told["mute"].count == 0
+    assert (told["forgejo"].count, told["forgejo"].longest) == (50, 8.0)
     assert round(told["forgejo"].average, 2) == 7.02
 
 
@@ -107,6 +108,11 @@ def test_of_the_last_polled_jobs_only_the_last_fifty_and_this_week_s_count(servi
             POLLED, Pace.FREE, Lately(1, 7.0, 7.0),
             'No webhooks (`intake = "poll"`): its open jobs are listed every 15 s, so a job is heard of up to 15 s late; '
             "the last job: 7 s.",
+        ),
+        (
+            POLLED, Pace.FREE, Lately(0),
+            'No webhooks (`intake = "poll"`): its open jobs are listed every 15 s, so a job is heard of up to 15 s late; '
+            "it does not say when a job was queued, so how late the last ones were heard of is not known.",
         ),
         (
             POLLED, Pace.SLOW, None,
