@@ -18,7 +18,7 @@ from app.core.verdicts import verdict_on, wanted
 from app.store.audit import Entry
 from app.store.board import LeaseRow, LeaseSheet, Overview, Queue
 from app.store.leaks import Leaks
-from app.web.hearing import told_of
+from app.web.hearing import TITLES, told_of
 from app.web.image_views import image_view
 from app.web.schema import (
     Attention,
@@ -185,7 +185,7 @@ def serves(lease: Lease, job: Job | None, pinned: Job | None) -> str:
         return ""
     if key.job:
         name = key.job if one is None else f"{one.repository} · {one.name or one.key}"
-        return f"Made for {name} alone: {key.forge} pins a runner to its job."
+        return f"Made for {name} alone: {TITLES.get(key.forge, key.forge)} pins a runner to its job."
     over = job is not None or ORDER[lease.state] >= ORDER[State.DRAINING]
     return f"It {'could' if over else 'may'} take any waiting job in {key.scope.path} with the labels {', '.join(key.labels)}."
 

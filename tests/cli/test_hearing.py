@@ -16,7 +16,7 @@ ONE = f"leases/{samples.ID}"
 POLLED: dict[str, Any] = {
     "heard_by": "poll", "heard_after_seconds": 9.0, "heard": "heard of after 9 s, by polling every 15 s",
 }  # fmt: skip
-MADE = "Made for acme/train · gpu-eval alone: forgejo pins a runner to its job."
+MADE = "Made for acme/train · gpu-eval alone: Forgejo pins a runner to its job."
 TOO_OLD = "forgejo-runner 12.1.0 is too old."
 
 

@@ -203,7 +203,7 @@ async def test_a_lease_for_one_job_says_for_which(polled: Service) -> None:
         page = words(await client.get("/leases/brave-otter-41"))
         view = (await client.get("/api/v1/leases/brave-otter-41")).json()
         (listed,) = (await client.get("/api/v1/leases")).json()["leases"]
-    said = "Made for acme/train · gpu-eval alone: forgejo pins a runner to its job."
+    said = "Made for acme/train · gpu-eval alone: Forgejo pins a runner to its job."
     assert view["for_job"] == listed["for_job"] == job.id and view["job"] is None
     assert view["serves"] == said and said in page
 
