@@ -110,6 +110,10 @@ class ForgejoState:
         self._next += 1
         return self._next
 
+    def fresh_handle(self) -> str:
+        """The name of a new attempt."""
+        return str(uuid.uuid4())
+
     def add_owner(self, name: str, *, person: bool = False) -> FakeOwner:
         return self.owners.setdefault(name.casefold(), FakeOwner(self.number(), name, person))
 
@@ -153,7 +157,7 @@ class ForgejoState:
             run = FakeRun(self.number(), home, 1 + len(self.runs), event, actor, fork, approval, now, now)
             self.runs[run.id] = run
         job = FakeJob(
-            self.number(), str(uuid.uuid4()), run, name, tuple(labels), tuple(one.id for one in needs), 1, "blocked", now
+            self.number(), self.fresh_handle(), run, name, tuple(labels), tuple(one.id for one in needs), 1, "blocked", now
         )
         self.jobs[job.handle] = job
         if self._held(job):
@@ -171,7 +175,7 @@ class ForgejoState:
         """The same job by id, another attempt by handle."""
         assert job.status in FINISHED, job.status
         again = FakeJob(
-            job.id, str(uuid.uuid4()), job.run, job.name, job.labels, job.needs, job.attempt + 1, "blocked", self.now()
+            job.id, self.fresh_handle(), job.run, job.name, job.labels, job.needs, job.attempt + 1, "blocked", self.now()
         )
         self.jobs[again.handle] = again
         self._enqueue(again)

@@ -44,7 +44,7 @@ RATES: Mapping[str, tuple[float, float]] = {
     "webhook_late": (0.02, 0.6),
     # jobs, share of them
     "cancelled": (0.03, 0.3),
-    "rerun": (0.03, 0.25),
+    "rerun": (0.05, 0.7),
     "fork_pr": (0.03, 0.3),
     "approval_gated": (0.03, 0.3),
     "stolen_runner": (0.03, 0.3),
@@ -173,6 +173,8 @@ def _draw(seed: int) -> Conditions:
     window = timedelta(seconds=dice.choice((30, 60, 120)))
     vendors = tuple(_vendor(dice, name, window) for name in ("cloud", "other")[: dice.choice((1, 1, 1, 2))])
     forges = _forges(dice)
+    if "gitea" in forges:
+        rates.setdefault("rerun", 0.3)  # the one forge where a job comes again under its old id
     sure = "forgejo" in forges and forges["forgejo"].sure
     return Conditions(
         seed=seed,
@@ -185,7 +187,7 @@ def _draw(seed: int) -> Conditions:
         forgejo="development" if dice.random() < 0.6 or sure else "released",
         app=dice.random() < 0.3,
         organization=dice.random() < 0.3,
-        globs=dice.random() < 0.3 and all(forges[name].mode == "poll" for name in ("github", "gitlab") if name in forges),
+        globs=dice.random() < 0.3,
         ceiling=dice.choice((1, 2, 3, 4)),
         beat=dice.choice((120.0, 300.0)),
         nap=dice.choice((120.0, 180.0, 240.0)),

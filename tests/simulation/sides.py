@@ -22,7 +22,6 @@ STRANGER = 999_999
 """The runner of somebody else, where a fake asks for no more than a number."""
 GONE = timedelta(minutes=3)
 """A runner's program that was not heard of for so long is not there any more."""
-ZOMBIE = timedelta(minutes=10)
 
 
 @dataclass(slots=True)

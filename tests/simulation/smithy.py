@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import uuid
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
@@ -37,10 +39,14 @@ class Smithy(FakeForgejo):
     def __init__(self, clock: Clock, webhooks: str, send: Send) -> None:
         super().__init__(clock.now, webhook_secret=HOOK_SECRET, webhooks=webhooks)
         self._send = send
+        self._chance = random.Random("handles")
         self._heard: dict[str, tuple[FakeRunner, Heard]] = {}  # by the runner's uuid
         self._first: dict[str, FakeJob] = {}  # what a job waits for
         for repository in REPOSITORIES:
             self.add_repository(repository)
+
+    def fresh_handle(self) -> str:
+        return str(uuid.UUID(int=self._chance.getrandbits(128), version=4))
 
     @property
     def url(self) -> str:

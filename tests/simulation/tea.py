@@ -23,7 +23,6 @@ from tests.simulation.sides import (
     REPOSITORIES,
     STRANGER,
     THEIRS,
-    ZOMBIE,
     Heard,
     Parcel,
     Send,
@@ -67,18 +66,12 @@ class Tea(FakeGitea):
         self._send(Parcel(self.name, *self.deliver(job), unheard, str(job.id), job.status))
 
     def tick(self) -> list[FakeJob]:
-        """A runner that was not heard of for some minutes is gone, and with it, after ten, its job: also where the record was
-        deleted under it."""
+        """A runner that was not heard of for some minutes is gone, and with it, after ten, its job."""
         now = self.now()
         for runner in self.runners.values():
             heard = self._heard.get(runner.id)
             if heard is not None:
                 runner.lost_at = heard.at if now - heard.at > GONE else None
-        for job in list(self.jobs.values()):
-            if job.status == "running" and job.runner_id not in self.runners and job.runner_id != STRANGER:
-                heard = self._heard.get(job.runner_id or 0)
-                if heard is None or now - heard.at > ZOMBIE:
-                    self.finish_task(job, "failure")
         return super().tick()
 
     # --- its users

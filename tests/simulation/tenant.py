@@ -171,7 +171,7 @@ class Tenant:
         allowed = await self._ask(work) if work.claim else True  # without a hook nobody asks, and it has begun already
         if allowed:
             world.watch.allowed.add(f"{self.side.name}-{work.key}")
-        ends = world.loop.now + (world.durations() if allowed else 0.0)
+        ends = world.loop.now + (self._lasts() if allowed else 0.0)
         while world.loop.now < ends:
             await asyncio.sleep(min(world.conditions.heartbeat, max(ends - world.loop.now, 0.01)))
             if not self.here:
@@ -196,6 +196,11 @@ class Tenant:
         program.finish(work, allowed and world.dice.random() > 0.1, world.clock.now())
         self.working = False
         return await self._tell(self.node.exit(0))
+
+    def _lasts(self) -> float:
+        """A node that will fall silent has a long job more often than not, or nobody would notice."""
+        lasts = self.world.durations()
+        return lasts if self.mute_from is None else max(lasts, self.world.dice.choice((20.0, 900.0, 1800.0)))
 
     async def _ask(self, work: Work) -> bool:
         """As the agent's hook does: without an answer in time the job does not begin."""

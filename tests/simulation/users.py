@@ -15,6 +15,7 @@ from tests.simulation.sides import LABELS, Parcel, unheard
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
+DONE = frozenset({"success", "failure", "cancelled", "skipped"})
 AGAIN = ("github",)
 """Forges that send again what did not arrive, though nobody polls them. Where neither is to be had, a site puts something in
 front of the service that keeps a delivery until it was taken."""
@@ -70,7 +71,10 @@ class Users:
         if not foreign and world.happens("stolen_runner"):
             world.later(world.dice.uniform(1, 240), self._steal, forge, key)
         if world.happens("rerun"):
-            world.later(world.dice.uniform(300, 3000), self._rerun, forge, key)
+            if world.dice.random() < 0.4:
+                world.later(world.dice.uniform(300, 3000), self._rerun, forge, key)
+            else:  # perhaps sooner than we have heard of its end
+                world.later(world.dice.uniform(10, 60), self._rerun_once_ended, forge, key)
 
     def _cancel(self, forge: str, key: str) -> None:
         self.world.count("cancelled")
@@ -85,6 +89,13 @@ class Users:
             self.stolen.add(self.world.attempt(forge, key))
             self.world.trace(f"a foreign runner takes {forge}-{key}")
             self.world.later(self.world.durations(), end)
+
+    def _rerun_once_ended(self, forge: str, key: str) -> None:
+        world = self.world
+        if world.sides[forge].all_jobs()[key] in DONE:
+            self._rerun(forge, key)
+        elif world.troubled:
+            world.later(20.0, self._rerun_once_ended, forge, key)
 
     def _rerun(self, forge: str, key: str) -> None:
         side = self.world.sides[forge]

@@ -12,6 +12,7 @@ from app.core.billing import billed, price
 from providers.fake_cloud import Machine
 from tests.simulation.sides import THEIRS, unheard
 from tests.simulation.sky import Proof
+from tests.simulation.users import DONE
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 CENT = Decimal("0.01")
 MINTS = {"github": "POST generate-jitconfig", "gitea": "POST Register", "forgejo": "POST runners"}
 """What asks for a credential. GitLab's records are made for beacons, too."""
-DONE = frozenset({"success", "failure", "cancelled", "skipped"})
 
 
 def settled(world: World) -> bool:
