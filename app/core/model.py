@@ -201,6 +201,7 @@ class Job:
     cleared_at: datetime | None = None  # when its run was found to be one that may spend money here; before that, no demand
     heard_at: datetime | None = None  # the forge's last word on it, by webhook or by poll
     heard_by: str = ""  # how it was heard of first: "webhook" or "poll"
+    reopened_at: datetime | None = None  # when it was found to be run again under its old id; all above is of this run
 
 
 @dataclass(frozen=True, slots=True)

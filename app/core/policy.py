@@ -128,7 +128,7 @@ def _covers(lease: Lease) -> bool:
         return False  # its runner ended without a job
     if lease.state in COMING:
         return not lease.job_id
-    return lease.state is State.BUSY and not lease.job_id and lease.runner_exited_at is None
+    return lease.state is State.BUSY and not lease.job_id  # once its runner has ended, its station asks which job it was
 
 
 def _by_key(leases: Iterable[Lease]) -> dict[DemandKey, list[Lease]]:

@@ -207,7 +207,7 @@ def owners_of(rules: Sequence[RepositoryRule]) -> list[str]:
 
 
 async def _reopened(deps: Deps, forge: Forge, now: datetime) -> int:
-    """Ask for jobs that had ended and that a delivery since told as open: late, or run again under the same id."""
+    """Ask for jobs that a delivery told as less far than they were: it was late, or they are run again under the same id."""
     if not forge.reruns_in_place:
         return 0
     found = 0
@@ -218,13 +218,10 @@ async def _reopened(deps: Deps, forge: Forge, now: datetime) -> int:
         except ForgeDown:
             raise
         except ForgeError:
-            fresh = None  # it will not say: then the job stays ended
-        same = fresh is not None and fresh.repository.casefold() == job.repository.casefold()
-        if fresh is None or not same or fresh.state is JobState.COMPLETED:
-            await deps.store(reruns.settled, deps.db, job.id)
-        else:
-            found += await deps.store(reruns.reopen, deps.db, [fresh], began, deps.clock.now())
-            await _record(deps, [fresh])  # it may run already
+            fresh = None  # it will not say: then the job stays as it is known
+        if fresh is not None and fresh.repository.casefold() == job.repository.casefold():
+            found += await _write(deps, forge, [fresh], began)
+        await deps.store(reruns.settled, deps.db, job.id, began)
     return found
 
 
@@ -238,8 +235,7 @@ async def _list(deps: Deps, forge: Forge, place: polls.Place) -> int:
         if ours and (name := await deps.store(intruders.turn_out, deps.db, job, deps.clock.now())):
             log.warning("a job that nobody allowed runs on a lease", lease=name, repository=job.repository)
             deps.bell.ring()
-    found = await deps.store(reruns.reopen, deps.db, fresh, began, deps.clock.now()) if forge.reruns_in_place else 0
-    found += await _record(deps, fresh)
+    found = await _write(deps, forge, fresh, began)
     mentioned, before = [job.id for job in fresh], began - (SETTLED_WIDE if forge.wide else SETTLED)
     owner = _is_owner(forge, place.path)
     silent = await deps.store(polls.unmentioned, deps.db, forge.name, place.path, mentioned, before, owner=owner)
@@ -262,6 +258,7 @@ async def _ask_for(deps: Deps, forge: Forge, silent: Sequence[Job]) -> int:
     """Ask for each of these jobs. One that the forge no longer has is over, with a conclusion that says so."""
     found = 0
     for job in silent:
+        began = deps.clock.now()
         try:
             fresh = await deps.lane(forge)(forge.fetch_job, job)
         except ForgeDown:
@@ -276,7 +273,7 @@ async def _ask_for(deps: Deps, forge: Forge, silent: Sequence[Job]) -> int:
             fresh = replace(job, state=JobState.COMPLETED, conclusion=jobs.GONE, completed_at=None)
         elif fresh.repository.casefold() != job.repository.casefold():
             continue
-        found += await _record(deps, [fresh])
+        found += await _write(deps, forge, [fresh], began)
     return found
 
 
@@ -288,6 +285,12 @@ async def _doubted(deps: Deps, job: Job) -> bool:
     wait = f"{job.forge} no longer shows this job; it is asked once more."
     await deps.store(runs.put_off_job, deps.db, job, wait, deps.clock.now())
     return False
+
+
+async def _write(deps: Deps, forge: Forge, fresh: Sequence[Job], began: datetime) -> int:
+    """What the forge answered to a question that was asked at `began`; jobs that are run again under their id start anew."""
+    again = await deps.store(reruns.reopen, deps.db, fresh, began, deps.clock.now()) if forge.reruns_in_place else 0
+    return again + await _record(deps, fresh)
 
 
 async def _record(deps: Deps, fresh: Sequence[Job]) -> int:

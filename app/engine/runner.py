@@ -7,6 +7,7 @@ from datetime import timedelta
 from app.core.model import Lease, Reason
 from app.core.states import State
 from app.engine.image import objection
+from app.engine.pairing import AGAIN, UNTOLD, pair
 from app.engine.seal import seal
 from app.engine.step import Answer, Deps, Move, Wait, pause
 from app.engine.watch import lost, rest, silent
@@ -160,6 +161,8 @@ async def watch_job(lease: Lease, deps: Deps) -> Answer:
             State.DRAINING, Reason.JOB_DONE, f"The forge says that the job ended: {lease.job_conclusion or 'completed'}."
         )
     if lease.runner_exited_at is not None:
+        if not lease.job_id and await pair(lease, deps):
+            return Wait(0, "The forge says which job it was.")
         return Move(State.DRAINING, Reason.JOB_DONE, f"The runner ended with code {lease.runner_exit}.")
     gone = await lost(lease, deps)
     if gone is not None:
@@ -167,7 +170,12 @@ async def watch_job(lease: Lease, deps: Deps) -> Answer:
     if silent(lease, deps) and await _forge_says_free(lease, deps):
         return Move(State.DRAINING, Reason.NODE_SILENT, "The node is silent and the forge says that its runner has no job.")
     note = "The node is silent; the forge still counts its runner as busy." if silent(lease, deps) else "The job runs."
-    return Wait(rest(lease, deps), note)
+    if lease.job_id:
+        return Wait(rest(lease, deps), note)
+    untold = lease.entered_at + UNTOLD - deps.clock.now()
+    if untold <= timedelta(0) and await pair(lease, deps):
+        return Wait(0, note)
+    return Wait(min(rest(lease, deps), (untold if untold > timedelta(0) else AGAIN).total_seconds()), note)
 
 
 async def _forge_says_free(lease: Lease, deps: Deps) -> bool:

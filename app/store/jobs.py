@@ -139,7 +139,7 @@ def admissible(job: Job) -> Job:
         values["labels"] = tuple(clean(label, 256) for label in job.labels[:MOST_LABELS])
     values |= {"forge": clean(job.forge, 60), "key": clean(job.key, 120), "attempt": whole(job.attempt)}
     ours = {"seen_at": None, "pool": None, "scope": None, "not_ours": "", "wait": "", "lease_id": ""}
-    return replace(job, **values, **ours, cleared_at=None, heard_at=None, heard_by="")
+    return replace(job, **values, **ours, cleared_at=None, heard_at=None, heard_by="", reopened_at=None)
 
 
 def join(known: Job, told: Job) -> Job:
@@ -154,11 +154,16 @@ def join(known: Job, told: Job) -> Job:
         state=state,
         attempt=max(known.attempt, told.attempt),
         labels=max((labels for labels in (known.labels, told.labels) if labels is not None), default=None),
-        queued_at=_earliest(known.queued_at, told.queued_at),
+        queued_at=_earliest(known.queued_at, _of_this_run(known, told.queued_at)),
         started_at=_earliest(known.started_at, told.started_at),
         completed_at=_earliest(known.completed_at, told.completed_at),
         wait="" if state in STARTED else known.wait,
     )
+
+
+def _of_this_run(known: Job, queued: datetime | None) -> datetime | None:
+    """A forge that runs a job again under its old id goes on telling when it was made, which says nothing of this run."""
+    return None if queued is None or (known.reopened_at is not None and queued < known.reopened_at) else queued
 
 
 def _earliest(*times: datetime | None) -> datetime | None:

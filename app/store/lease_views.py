@@ -10,7 +10,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from app.core.labels import normalise
-from app.core.model import Job, JobState, Lease, Span
+from app.core.model import DemandKey, Job, JobState, Lease, Span
 from app.core.states import State
 from app.store.db import Database
 from app.store.rows import (
@@ -230,6 +230,17 @@ def mint_hints(db: Database, wanted: Lease) -> tuple[str, tuple[str, ...]]:
                 if _alike(found, key.labels):
                     return found.installation or installation, found.labels or ()
     return installation, ()
+
+
+_OLDEST_LIKE_IT = _QUEUED_LIKE_IT.order_by(None).order_by(sa.func.coalesce(job.c.queued_at, job.c.seen_at), job.c.id)
+
+
+def may_have_taken(db: Database, key: DemandKey, most: int) -> list[Job]:
+    """Jobs that, as far as we know, wait for a runner of this key, the oldest first; of a key for one job, that one."""
+    asked = {"the_pool": key.pool, "the_forge": key.forge, "the_scope": str(key.scope)}
+    with db.read() as conn:
+        found = [job_of(row) for row in conn.execute(_OLDEST_LIKE_IT, asked)]
+    return [one for one in found if _alike(one, key.labels) and key.job in ("", one.id)][:most]
 
 
 def _alike(found: Job, labels: tuple[str, ...]) -> bool:

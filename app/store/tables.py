@@ -11,6 +11,7 @@ __all__ = ["metadata", "offer", "offer_price", "pilot", "provider_standing", "se
 
 LIVE = sa.text("state <> 'released'")
 UNBOOKED = sa.text("state = 'released' AND asked_at IS NOT NULL AND booked_at IS NULL")
+DOUBTED = sa.text("doubted_at IS NOT NULL")
 PINNED = sa.text("for_job <> ''")
 COVERING = sa.text("job_id = '' AND state NOT IN ('draining', 'destroying', 'released')")
 _SERVED = "'job_done', 'job_gone', 'job_refused', 'job_timeout', 'operator', 'pilot_done', 'shutdown'"
@@ -76,6 +77,9 @@ job = sa.Table(
     text("heard_by"),
     time("ask_after"),  # the forge is not asked about it again before this
     sa.Column("asks", sa.Integer, nullable=False, server_default="0"),  # in a row without a useful answer
+    time("reopened_at"),
+    time("doubted_at"),  # when a delivery last told it as less far than it was
+    sa.Index("ix_job_doubted_at", "doubted_at", sqlite_where=DOUBTED, postgresql_where=DOUBTED),
     sa.Index("ix_job_state_pool", "state", "pool"),
     sa.Index("ix_job_unsettled", "seen_at", sqlite_where=UNSETTLED, postgresql_where=UNSETTLED),
     sa.Index("ix_job_url", "url"),

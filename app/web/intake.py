@@ -228,8 +228,8 @@ class Intake:
             log.error("lease not ended", job=job.id, error=type(error).__name__)
 
     async def _doubt(self, forge: Forge, job: Job) -> None:
-        """An ended job waits again: the delivery is late, or the job is run again under its old id. The forge itself says which
-        at the next round, which is now; without it the next listing would find out, only later."""
+        """A job that ran, or had ended, waits again: the delivery is late, or the job is run again under its old id. The forge
+        itself says which at the next round, which is now; without it the next listing would find out, only later."""
         try:
             await self._parts.lane(reruns.doubt, self._parts.db, job.id, self._parts.clock.now())
             await self._parts.lane(polls.hasten, self._parts.db, f"poll {forge.name}", self._parts.clock.now())

@@ -248,7 +248,8 @@ def test_gitlabs_job_is_told_by_its_own_variables() -> None:
     told = hook.claim(
         {
             "CI_PROJECT_PATH": "acme/ml/train",
-            "CI_JOB_ID": "77",
+            "CI_PIPELINE_ID": "77",
+            "CI_JOB_ID": "4711",
             "CI_JOB_NAME": "eval",
             "CI_PIPELINE_SOURCE": "merge_request_event",
             "CI_MERGE_REQUEST_SOURCE_PROJECT_PATH": "mallory/train",

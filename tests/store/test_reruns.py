@@ -46,7 +46,7 @@ def test_the_forges_own_answer_begins_it_anew_and_its_run_is_asked_for_again(dat
 
 def test_an_answer_that_was_asked_for_before_the_end_was_heard_begins_nothing(database: Database) -> None:
     ended(database)
-    assert reruns.reopen(database, [a_job()], NOW + SECOND, NOW + MINUTE) == 0
+    assert reruns.reopen(database, [a_job()], NOW, NOW + MINUTE) == 0
     running = a_job(state=JobState.IN_PROGRESS)
     assert reruns.reopen(database, [running], NOW, NOW + MINUTE) == 0
     assert reruns.reopen(database, [replace(running, state=JobState.COMPLETED)], NOW + MINUTE, NOW + MINUTE) == 0
@@ -58,7 +58,9 @@ def test_a_doubt_is_a_question_until_the_forge_has_settled_it(database: Database
     reruns.doubt(database, first.id, NOW + MINUTE)
     assert [one.id for one in reruns.doubted(database, "github", NOW + MINUTE, 9)] == [first.id]
     assert reruns.doubted(database, "gitlab", NOW + MINUTE, 9) == []
-    reruns.settled(database, first.id)
+    reruns.settled(database, first.id, NOW)
+    assert [one.id for one in reruns.doubted(database, "github", NOW + MINUTE, 9)] == [first.id], "it came since"
+    reruns.settled(database, first.id, NOW + MINUTE)
     assert reruns.doubted(database, "github", NOW + MINUTE, 9) == []
 
 
@@ -105,3 +107,23 @@ def test_a_lease_for_one_job_is_bound_to_it_once_its_node_says_that_it_began(dat
     assert known is not None and (known.job_id, known.job_conclusion) == (job.id, "success")
     known = leases.get(database, waits.id)
     assert known is not None and known.job_id == ""
+
+
+def test_a_job_may_be_run_again_before_anybody_told_of_its_end(database: Database) -> None:
+    queued(database)
+    jobs.record(database, [told(a_job(state=JobState.IN_PROGRESS, runner_name="theirs"))], NOW + SECOND)
+    running = a_job(state=JobState.IN_PROGRESS, runner_name="theirs")
+    assert reruns.reopen(database, [running], NOW + MINUTE, NOW + MINUTE) == 0, "it is the same run"
+    assert reruns.reopen(database, [replace(running, attempt=2)], NOW + MINUTE, NOW + MINUTE) == 1, "another try of it"
+    assert reruns.reopen(database, [a_job(attempt=2)], NOW + MINUTE, NOW + 2 * MINUTE) == 1, "no run goes back to waiting"
+    known = jobs.get(database, "github-1")
+    assert known is not None and known.state is JobState.QUEUED
+
+
+def test_when_it_was_made_says_nothing_of_a_later_run(database: Database) -> None:
+    ended(database)
+    made = NOW - 5 * 60 * MINUTE
+    reruns.reopen(database, [a_job(queued_at=made)], NOW + MINUTE, NOW + MINUTE)
+    jobs.advance(database, [told(a_job(queued_at=made), guid="")], NOW + 2 * MINUTE)
+    known = jobs.get(database, "github-1")
+    assert known is not None and known.queued_at == known.seen_at == NOW + MINUTE

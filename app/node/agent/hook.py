@@ -48,7 +48,7 @@ def claim(environ: Mapping[str, str]) -> dict[str, Any]:
     source = environ.get("CI_MERGE_REQUEST_SOURCE_PROJECT_PATH", "")
     return _cut(
         repository=environ.get("CI_PROJECT_PATH", ""),
-        run_id=environ.get("CI_JOB_ID", ""),
+        run_id=environ.get("CI_PIPELINE_ID", ""),
         attempt=1,
         event=environ.get("CI_PIPELINE_SOURCE", ""),
         head_repository=source,
