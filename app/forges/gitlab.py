@@ -124,7 +124,7 @@ class GitLabForge:
         answer = self._wire.send(Rank.LOOK, "GET", f"/projects/{project_of(job)}/jobs/{job.key}", deed)
         if answer.status in (404, 410):
             return None
-        return self._read(answer, (200,), deed, lambda body: job_of_answer(job, self._wire.url, body))
+        return self._read(answer, (200,), deed, lambda body: job_of_answer(job, self._wire.url, body, self._wire.now()))
 
     def fetch_run(self, job: Job) -> Run | None:
         return self._polls.fetch_run(job)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -59,6 +60,7 @@ GROUP = re.compile(r"(?=.{1,280}$)(?:(?!\.{1,2}/)[A-Za-z0-9_.-]+/)*(?!\.{1,2}$)[
 OWN_CODE = frozenset({"push", "web", "trigger", "schedule", "api", "pipeline", "parent_pipeline", "chat", "webide"})
 """Sources of pipelines that run a branch or tag of their own project (GitLab lib/gitlab/ci/pipeline: enums/ci/pipeline.rb)."""
 MERGE_REQUEST = re.compile(r"refs/merge-requests/([0-9]{1,19})/(?:head|merge|train)")
+LONGEST_QUEUED = 30 * 24 * 3600  # seconds; no job waits for longer
 _COMMIT = re.compile(r"[0-9a-fA-F]{7,64}")
 
 
@@ -118,8 +120,8 @@ def path_of(base: str, site: str) -> str:
     return path if PATH.fullmatch(path) else ""
 
 
-def job_of_answer(job: Job, base: str, raw: Table) -> Job:
-    """The job as the REST API tells it now, with its tags. Raises Unreadable.
+def job_of_answer(job: Job, base: str, raw: Table, now: datetime) -> Job:
+    """The job as the REST API tells it `now`, with its tags. Raises Unreadable.
 
     The project's path is taken from the answer too: the delivery's own word is only as good as the
     webhook's token, which every maintainer of the project may know."""
@@ -144,11 +146,20 @@ def job_of_answer(job: Job, base: str, raw: Table) -> Job:
         "conclusion": CONCLUSIONS.get(status, "") if ended else "",
         "runner_id": identity(runner, "id") if started else "",
         "runner_name": words(runner, "description", 100) if started else "",
-        "queued_at": moment(raw, "created_at"),
+        "queued_at": _queued_at(raw, now),
         "started_at": moment(raw, "started_at") if started else None,
         "completed_at": moment(raw, "finished_at") if ended else None,
     }
     return replace(job, **{name: value for name, value in found.items() if value not in ("", None)})
+
+
+def _queued_at(raw: Table, now: datetime) -> datetime | None:
+    """When it became pending: a job of a later stage is made long before. GitLab tells for how long it was queued, or is."""
+    made, queued = moment(raw, "created_at"), raw.get("queued_duration")
+    if isinstance(queued, bool) or not isinstance(queued, int | float) or not 0 <= queued <= LONGEST_QUEUED:
+        return made
+    since = (moment(raw, "started_at") or now) - timedelta(seconds=queued)
+    return since if made is None else max(made, since)
 
 
 def project_of(job: Job) -> str:
@@ -156,14 +167,14 @@ def project_of(job: Job) -> str:
     return job.repository_id if is_identity(job.repository_id) else quote(job.repository, safe="")
 
 
-def job_of_listing(forge: str, base: str, repository: str, raw: Table) -> Job:
+def job_of_listing(forge: str, base: str, repository: str, raw: Table, now: datetime) -> Job:
     """A job out of a project's listing. Raises Unreadable."""
     key, pipeline = identity(raw, "id"), part(raw, "pipeline")
     if not key:
         raise Unreadable("a job without id")
     home = identity(pipeline, "project_id")
     empty = Job(f"{forge}-{key}", forge, key, repository, JobState.WAITING, repository_id=home)
-    return job_of_answer(empty, base, raw)
+    return job_of_answer(empty, base, raw, now)
 
 
 def run_of_answer(job: Job, base: str, raw: Table, source_project: str | None) -> Run:

@@ -95,7 +95,8 @@ class GitLabPolls:
             raise ForgeRefused(f"GitLab has no project of the name {repository[:100]!r}.")
         path = f"/projects/{quote(repository, safe='')}/jobs"
         query: Query = {"scope[]": OPEN, "per_page": PAGE, "pagination": "keyset", "order_by": "id", "sort": "desc"}
-        found = self._listing(path, query, deed, lambda row: job_of_listing(self._wire.forge, self._wire.url, repository, row))
+        forge, base, now = self._wire.forge, self._wire.url, self._wire.now()
+        found = self._listing(path, query, deed, lambda row: job_of_listing(forge, base, repository, row, now))
         self._watch(repository)
         return list({job.id: job for job in found}.values())
 

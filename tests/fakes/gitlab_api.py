@@ -287,6 +287,7 @@ class GitLabApi:
             "created_at": stamp(job.created_at),
             "started_at": stamp(job.started_at),
             "finished_at": stamp(job.finished_at),
+            "queued_duration": self._queued(job),
             "user": {"id": 3, "username": job.user, "name": job.user.title()},
             "commit": {"id": job.sha, "short_id": job.sha[:8], "title": "A change"},
             "pipeline": {"id": job.pipeline_id, "project_id": project.id, "sha": job.sha, "ref": job.ref, "status": job.status},
@@ -295,6 +296,12 @@ class GitLabApi:
             "runner": self.runner(runner) if runner else None,
             "tag_list": list(job.tags),
         }
+
+    def _queued(self, job: FakeJob) -> float | None:
+        """Seconds as pending, until now or until it was started (lib/api/entities/ci/job_basic.rb)."""
+        if job.queued_at is None:
+            return None
+        return ((job.started_at or job.finished_at or self.state.now()) - job.queued_at).total_seconds()
 
     def pipeline(self, pipeline: FakePipeline) -> dict[str, Any]:
         project = self.state.projects[pipeline.project_id]

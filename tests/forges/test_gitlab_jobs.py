@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from app.core.model import Job, JobState
@@ -68,3 +70,18 @@ def test_a_job_that_is_gone_is_none_and_one_that_is_forbidden_is_not(gitlab: Git
     gitlab.server.fault("/jobs/999", "403")
     with pytest.raises(ForgeRefused):
         forge.fetch_job(job_of(gitlab.server, 999))
+
+
+def test_a_job_of_a_later_stage_was_queued_when_it_became_pending_and_not_when_it_was_made(gitlab: GitLabSide) -> None:
+    server, forge = gitlab.server, gitlab.forge()
+    job = server.queue_job(server.add_project(PROJECT.path), ["gpu"], status="created")
+    made = job.created_at
+    gitlab.clock.forward(timedelta(hours=2))
+    server.enqueue(job)
+    gitlab.clock.forward(timedelta(seconds=20))
+    (listed,) = forge.open_jobs(PROJECT.path)
+    assert listed.queued_at == made + timedelta(hours=2)
+    server.start_job(job, server.create_runner(**runner_values(server)))
+    gitlab.clock.forward(timedelta(minutes=5))
+    fresh = forge.fetch_job(listed)
+    assert fresh is not None and fresh.queued_at == made + timedelta(hours=2)
