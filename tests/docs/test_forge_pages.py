@@ -23,7 +23,7 @@ from app.web.hearing import FIND, news_of
 HOW_TO = Path(__file__).resolve().parent.parent.parent / "docs" / "how-to"
 WHOLE = "# sublet.toml"
 FILLED_IN = {"url", "name", "labels", "idle_seconds"}
-MORE: Mapping[str, set[str]] = {"forgejo": {"uuid", "handle"}}
+MORE: Mapping[str, set[str]] = {"forgejo": {"uuid", "handle", "token_url"}}
 OLDEST: Mapping[str, tuple[str, ...]] = {
     "github": (github_command.LEAST, ".".join(map(str, github_command.LEAST_SERVER))),
     "gitlab": (gitlab_command.LEAST.removesuffix(".0"), ".".join(map(str, gitlab_command.LEAST_SERVER))),
@@ -59,10 +59,6 @@ def test_versions_and_the_webhooks_address_are_those_of_the_code(forge: str) -> 
     for version in OLDEST[forge]:
         assert f"**{version}**" in page
     assert f"https://ci.acme.example/hooks/{forge}`" in page
-
-
-def test_forgejos_runner_finds_its_token_where_the_page_says() -> None:
-    assert f'"{forgejo.TOKEN_URL}"' in _page("forgejo")
 
 
 def test_a_runner_that_is_too_old_is_told_in_the_words_of_the_page() -> None:
