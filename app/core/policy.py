@@ -21,6 +21,10 @@ FIRST_PAUSE = timedelta(seconds=5)
 LONGEST_PAUSE = timedelta(minutes=5)
 IMAGE_PAUSE = timedelta(seconds=30)
 """The first pause after an image was refused: another offer would not change that, and signing it takes a person a moment."""
+UNSTARTABLE = 126
+"""The exit code of a runner that its node could not start, or found too old for its forge: what is on the image is to be
+mended, and until then each machine is money for nothing."""
+LONGEST_HOPELESS = timedelta(minutes=20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +101,17 @@ def failures(ended: Sequence[Lease]) -> list[Lease]:
 def _pause(failed: Sequence[Lease], now: datetime) -> datetime | None:
     """None: try now. The first failure is tried again at once, on another offer; later ones wait 5 s, 10 s, ... 5 min.
 
-    An image that was refused is looked at again after 30 s, 1 min, ... 5 min."""
+    An image that was refused is looked at again after 30 s, 1 min, ... 5 min; a runner that cannot be started is tried again
+    after 30 s, 2 min, 8 min, 20 min."""
     if not failed:
         return None
     last = failed[-1]
     if last.reason is Reason.IMAGE_REFUSED:
         wait = IMAGE_PAUSE * 2 ** min(len(failed) - 1, 10)
+    elif _hopeless(last):
+        wait = min(IMAGE_PAUSE * 4 ** min(len(failed) - 1, 5), LONGEST_HOPELESS)
+        until = (last.gone_at or last.entered_at) + wait
+        return until if until > now else None
     elif len(failed) < 2:
         return None
     else:
@@ -111,10 +120,17 @@ def _pause(failed: Sequence[Lease], now: datetime) -> datetime | None:
     return until if until > now else None
 
 
+def _hopeless(lease: Lease) -> bool:
+    return lease.reason is Reason.RUNNER_FAILED and lease.runner_exit == UNSTARTABLE
+
+
 def _failed_sentence(failed: Sequence[Lease], pause: datetime) -> str:
     last = failed[-1]
     if last.reason is Reason.IMAGE_REFUSED:
         return f"The image may not run, so nothing is rented: {last.reason_text} It is looked at again at {pause:%H:%M:%S} UTC."
+    if _hopeless(last):
+        again = f"Each try is a machine for nothing; the next is at {pause:%H:%M:%S} UTC."
+        return f"The runner cannot be started: {last.reason_text} {again}"
     why = f"the last as {str(last.reason).replace('_', ' ')}: {last.reason_text}"
     return f"{len(failed)} tries failed, {why} Next try at {pause:%H:%M:%S} UTC."
 

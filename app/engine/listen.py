@@ -33,7 +33,7 @@ SELDOM = timedelta(minutes=30)  # the same, and how often those are listed that 
 ENOUGH = 2  # repositories without a clear answer, and the round is broken off
 GLOB = "*?["
 SETTLED = timedelta(minutes=1)  # a job heard of within it may be missing in a list that lags
-SETTLED_WIDE = timedelta(seconds=5)  # the same at Gitea and Forgejo, whose lists are their own database
+SOON = timedelta(seconds=5)  # the same where the list is the forge's own database, or where nothing else would tell of a cancel
 
 
 async def poll(deps: Deps) -> int:
@@ -236,7 +236,10 @@ async def _list(deps: Deps, forge: Forge, place: polls.Place) -> int:
             log.warning("a job that nobody allowed runs on a lease", lease=name, repository=job.repository)
             deps.bell.ring()
     found = await _write(deps, forge, fresh, began)
-    mentioned, before = [job.id for job in fresh], began - (SETTLED_WIDE if forge.wide else SETTLED)
+    mentioned, before = (
+        [job.id for job in fresh],
+        began - (SOON if forge.wide or deps.hears(forge.name).polled_only else SETTLED),
+    )
     owner = _is_owner(forge, place.path)
     silent = await deps.store(polls.unmentioned, deps.db, forge.name, place.path, mentioned, before, owner=owner)
     found += await _ask_for(deps, forge, silent)

@@ -121,3 +121,23 @@ def test_an_image_that_was_refused_is_looked_at_again_after_half_a_minute_and_th
     many = tuple(failed(number, 1_000 - number, refused) for number in range(9))
     assert run(job(1), recent=(*many, failed(10, 299, refused))).new == ()
     assert len(run(job(1), recent=(*many, failed(10, 300, refused))).new) == 1
+
+
+def test_a_runner_that_cannot_be_started_is_tried_ever_more_seldom() -> None:
+    """Too old for its forge, or not on the image at all: another machine would not mend that, and costs money."""
+    why = "gitea-runner on this machine is version 0.2.11."
+
+    def unstartable(number: int, ago: int) -> Lease:
+        return replace(failed(number, ago, Reason.RUNNER_FAILED), runner_exit=126, reason_text=why)
+
+    plan = run(job(1), recent=(unstartable(1, 1),))
+    assert plan.new == ()
+    assert plan.waits["github-1"] == (
+        f"The runner cannot be started: {why} Each try is a machine for nothing; the next is at 12:00:29 UTC."
+    )
+    assert len(run(job(1), recent=(unstartable(1, 30),)).new) == 1
+    assert run(job(1), recent=(unstartable(1, 500), unstartable(2, 119))).new == ()
+    many = tuple(unstartable(number, 9_000 - number) for number in range(9))
+    assert run(job(1), recent=(*many, unstartable(10, 1_199))).new == ()
+    assert len(run(job(1), recent=(*many, unstartable(10, 1_200))).new) == 1
+    assert len(run(job(1), recent=(replace(unstartable(1, 1), runner_exit=1),)).new) == 1, "it ran, and failed: once more"
