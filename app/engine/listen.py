@@ -236,10 +236,8 @@ async def _list(deps: Deps, forge: Forge, place: polls.Place) -> int:
             log.warning("a job that nobody allowed runs on a lease", lease=name, repository=job.repository)
             deps.bell.ring()
     found = await _write(deps, forge, fresh, began)
-    mentioned, before = (
-        [job.id for job in fresh],
-        began - (SOON if forge.wide or deps.hears(forge.name).polled_only else SETTLED),
-    )
+    prompt = forge.wide or deps.hears(forge.name).polled_only
+    mentioned, before = [job.id for job in fresh], began - (SOON if prompt else SETTLED)
     owner = _is_owner(forge, place.path)
     silent = await deps.store(polls.unmentioned, deps.db, forge.name, place.path, mentioned, before, owner=owner)
     found += await _ask_for(deps, forge, silent)

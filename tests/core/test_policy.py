@@ -1,6 +1,7 @@
 """How many machines are wanted, and which are given back: decisions told as stories."""
 
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 
 from app.core.model import Demand, DemandKey, Job, JobState, Lease, Pool, Reason
