@@ -145,7 +145,8 @@ class Tea(FakeGitea):
         return self._turns[key]
 
     def looks(self) -> int:
-        return len(self.jobs) + sum(self._turns.values())
+        """Two for each further run: a queued job still shows the attempt before, and only a running one its own."""
+        return len(self.jobs) + 2 * sum(self._turns.values())
 
     def registered(self) -> list[str]:
         return [one.name for one in self.runners.values()]
