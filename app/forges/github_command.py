@@ -11,6 +11,8 @@ from app.forges.gitea_wire import numbers
 from app.forges.github_wire import runs_itself, web_address
 
 COMMAND = ("./run.sh",)
+WRAPPER = "github-runner"
+"""What starts the runner of our reference image (images/github); it tells the runner's version as the runner itself would."""
 LEAST = "2.329.0"
 """No older one can register with a GitHub that GitHub itself runs, enforced since 2026-09-25 (GitHub's community discussion
 #194762)."""
@@ -33,14 +35,19 @@ def command_for(order: RunnerOrder, api_url: str) -> tuple[str, ...]:
 
 
 def least_of(command: tuple[str, ...], api_url: str) -> Least | None:
-    """What the runner must be at least; None where the program is a wrapper, or the server is not run by GitHub.
+    """What the runner must be at least; None where the program is somebody's wrapper, or the server is not run by GitHub.
 
     `run.sh` starts `bin/Runner.Listener` beside it, which tells its version and ends (actions/runner,
-    src/Runner.Listener/Runner.cs); `config.sh` would tell it too, but not to root."""
+    src/Runner.Listener/Runner.cs); `config.sh` would tell it too, but not to root. The reference image's `github-runner`
+    knows where that is; one of before, which does not, hands the question on to `run.sh`, and that to the same program."""
     folder, name = posixpath.split(command[0])
-    if name != "run.sh" or not folder or not runs_itself(urlsplit(api_url).hostname or ""):
+    if not runs_itself(urlsplit(api_url).hostname or ""):
         return None
-    return Least((posixpath.join(folder, "bin", "Runner.Listener"), "--version"), LEAST, _WHY)
+    if name == WRAPPER:
+        return Least((command[0], "--version"), LEAST, _WHY)
+    if name == "run.sh" and folder:
+        return Least((posixpath.join(folder, "bin", "Runner.Listener"), "--version"), LEAST, _WHY)
+    return None
 
 
 def refuse_old_server(told: str) -> None:

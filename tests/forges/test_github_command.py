@@ -38,7 +38,9 @@ def test_a_place_that_nobody_fills_in_is_refused_before_anything_is_asked(github
     [
         ("./run.sh", "./bin/Runner.Listener"),
         ("/opt/runner/run.sh", "/opt/runner/bin/Runner.Listener"),
-        ("/opt/go", None),  # a wrapper may start whatever it likes
+        ("github-runner", "github-runner"),  # the reference image's: it tells the runner's version
+        ("/usr/local/bin/github-runner", "/usr/local/bin/github-runner"),
+        ("/opt/go", None),  # another wrapper may start whatever it likes
         ("run.sh", None),  # found by PATH: where it lives is not known
     ],
 )

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -44,12 +45,31 @@ def packed(files: dict[str, bytes], *, owner: int = 0, setuid: tuple[str, ...] =
 
 
 RUNNER = gzip.compress(
-    packed({"run.sh": RUN_SH.encode(), "bin/installdependencies.sh": b"#!/bin/sh\n", "bin/Listener": b"signed\n"}, owner=1234),
+    packed(
+        {
+            "run.sh": RUN_SH.encode(),
+            "bin/installdependencies.sh": b"#!/bin/sh\n",
+            "bin/Listener": b"signed\n",
+            "bin/Runner.Listener": b"#!/bin/sh\necho 2.340.0 as $(id -u)\n",
+        },
+        owner=1234,
+    ),
     mtime=0,
 )
 DOCKER = gzip.compress(packed({"docker/docker": b"#!/bin/sh\necho client\n", "docker/dockerd": b"engine"}), mtime=0)
-BINARY = b"#!/bin/sh\necho gitlab-runner as $(id -u)\n"
-FILES = {"actions-runner": RUNNER, "docker-": DOCKER, "gitlab-runner": BINARY}
+BINARY = b"#!/bin/sh\necho ${0##*/} as $(id -u)\n"
+NODE = gzip.compress(
+    packed({f"node-v24.1.0-linux-{machine}/bin/node": b"#!/bin/sh\necho node 24\n" for machine in ("x64", "arm64")}), mtime=0
+)
+FILES = {
+    r"v2\.340\.0/actions-runner-linux-(x64|arm64)-2\.340\.0\.tar\.gz": RUNNER,
+    r"(x86_64|aarch64)/docker-29\.tgz": DOCKER,
+    r"v24\.1\.0/node-v24\.1\.0-linux-(x64|arm64)\.tar\.gz": NODE,
+    r"v2\.340\.0/binaries/gitlab-runner-linux-(amd64|arm64)": BINARY,
+    r"2\.340\.0/gitea-runner-2\.340\.0-linux-(amd64|arm64)": BINARY,
+    r"v2\.340\.0/forgejo-runner-2\.340\.0-linux-(amd64|arm64)": BINARY,
+}
+"""What is asked for, by its whole path, and what it is."""
 
 
 NOTHING: Mapping[str, str] = {}
@@ -95,8 +115,8 @@ def downloads() -> Iterator[str]:
 
     @app.get("/{path:path}")
     def archive(path: str) -> Response:
-        name = path.rpartition("/")[2]
-        return Response(next(raw for start, raw in FILES.items() if name.startswith(start)))
+        found = [raw for pattern, raw in FILES.items() if re.fullmatch(pattern, path)]
+        return Response(found[0]) if found else Response(status_code=404)
 
     with served(app) as url:
         yield url
@@ -177,6 +197,11 @@ def test_no_job_and_no_update_replaces_a_signed_file(engine: str, github: str, a
     assert said.split() == ["signed", str(len(RUN_SH))]
 
 
+def test_the_wrapper_tells_the_runners_version_in_the_image_too(engine: str, github: str) -> None:
+    said = run(engine, github, "github-runner --version; ls -a .")
+    assert said.split() == ["2.340.0", "as", "1001", ".", ".."]
+
+
 def test_no_program_lends_rights_and_the_engines_command_line_is_not_there(engine: str, github: str) -> None:
     look = "find / -xdev -type f -perm /6000; which docker; grep 1001 /etc/passwd /etc/group; stat -c %a /usr/bin/lender"
     assert run(engine, github, look).splitlines() == [
@@ -205,13 +230,32 @@ def test_with_a_guarded_socket_the_runner_moves_into_the_jobs_folder(engine: str
     assert "dockerd" not in said
 
 
-def test_gitlabs_runner_starts_as_the_jobs_user(engine: str, base: str, downloads: str) -> None:
-    image, told = build(engine, "gitlab", arguments("gitlab", base, downloads))
+NODE_SUMS = {"NODE_SHA256_AMD64": sha256(NODE), "NODE_SHA256_ARM64": sha256(NODE)}
+CHOSEN = {"NODE_VERSION": "24.1.0", **NODE_SUMS}
+LOOK = "find / -xdev -type f -perm /6000; stat -c %a /usr/bin/lender; command -v docker"
+
+
+@pytest.mark.parametrize(("name", "node"), [("gitlab", NOTHING), ("gitea", CHOSEN), ("forgejo", NOTHING)])
+def test_a_runner_of_one_program_starts_as_the_jobs_user(
+    engine: str, base: str, downloads: str, name: str, node: Mapping[str, str]
+) -> None:
+    """And finds the Node.js that was named, if one was; without, Debian's is asked for."""
+    more = {**node, "NODE_FROM": downloads} if node else NOTHING
+    image, told = build(engine, name, arguments(name, base, downloads, more))
     assert image, told
     try:
-        assert run(engine, image, "gitlab-runner").strip() == "gitlab-runner as 1001"
+        said = run(engine, image, f"{name}-runner; {LOOK}; node 2>/dev/null; tail -n 1 /var/log/apt").splitlines()
     finally:
         docker.call(engine, "DELETE", f"/images/{image}?force=1")
+    assert said[:2] == [f"{name}-runner as 1001", "755"]
+    assert said[2:-1] == (["node 24"] if node else [])
+    assert said[-1].startswith("install ") and said[-1].endswith("nodejs") is (name != "gitlab" and not node)
+
+
+def test_another_node_than_the_named_one_ends_the_build(engine: str, base: str, downloads: str) -> None:
+    wrong = {**CHOSEN, "NODE_FROM": downloads, **dict.fromkeys(NODE_SUMS, sha256(b"what we looked at"))}
+    image, said = build(engine, "gitea", arguments("gitea", base, downloads, wrong))
+    assert not image and "node.tar.gz: FAILED" in said
 
 
 @pytest.mark.parametrize("name", NAMES)

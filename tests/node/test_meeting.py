@@ -92,9 +92,9 @@ def test_a_runner_without_a_hook_is_asked_for_its_version_and_tells_of_its_job(
         assert started.end() == 0
     lines = [line.line for line in nodes.log(db, lease.id)]
     if code == 3:
-        assert "sh on this machine is version 0.2.12" in lines and "#!/bin/sh" in lines
+        assert "The runner on this machine is version 0.2.12" in lines and "#!/bin/sh" in lines
     else:
-        why = "sh on this machine is version 0.2.11. Install a newer one."
+        why = "The runner on this machine is version 0.2.11. Install a newer one."
         assert f"the runner could not be started: {why}" in lines and "Listening" not in lines
     lane.close()
 

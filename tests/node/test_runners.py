@@ -245,7 +245,7 @@ def test_contained_a_program_that_is_too_old_is_found_inside_the_image(
     asked = {"command": ["sh", "-c", 'echo "act_runner version $VERSION"'], "version": "0.2.12", "why": "Install a newer one."}
     service.script.credential = shell("echo started", least=asked)
     with machine_with_engine(service, machine) as agent:
-        why = "sh in this pool's image is version 0.2.11. Install a newer one."
+        why = "The runner in this pool's image is version 0.2.11. Install a newer one."
         assert service.wait_for_event("runner_exited")["data"] == {"exit": 126, "why": why}
         service.script.stop = True
         assert agent.end() == 0
@@ -279,6 +279,30 @@ def test_a_program_that_hangs_is_given_up(machine: Path, monkeypatch: pytest.Mon
     assert version.objection(asked, answer, "here", said.append) == ""
     assert said == [
         "gitea-runner does not tell its version (gave no answer in 1 s); 0.2.12 or later is needed. It is started all the same"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [
+        ("sh", "The runner"),
+        ("/bin/bash", "The runner"),
+        ("dash", "The runner"),
+        ("/opt/act_runner", "act_runner"),
+        ("github-runner", "github-runner"),
+        ("push.sh", "push.sh"),
+    ],
+)
+def test_a_shell_that_starts_the_runner_is_not_what_is_too_old(program: str, name: str) -> None:
+    asked, said = version.Least([program, "-c", "…"], "0.2.12", "Install a newer one."), list[str]()
+    for where in ("on this machine", "in this pool's image"):
+        answer = Outcome("act_runner version v0.2.11", "")
+        assert version.objection(asked, answer, where, said.append) == f"{name} {where} is version 0.2.11. {asked.why}"
+    for answer in (Outcome("v0.2.12", ""), Outcome("", "ended with 127")):
+        assert version.objection(asked, answer, "on this machine", said.append) == ""
+    assert said == [
+        f"{name} on this machine is version 0.2.12",
+        f"{name} does not tell its version (ended with 127); 0.2.12 or later is needed. It is started all the same",
     ]
 
 

@@ -16,6 +16,8 @@ PATIENCE = 15.0
 """Seconds for the program's answer."""
 LARGEST_ANSWER = 4096
 """Bytes of it that are read."""
+SHELLS = ("sh", "bash", "dash")
+"""One of these only starts the runner: the version that it prints is not its own."""
 NUMBER = re.compile(r"(?<![\w.])v?(\d{1,9}(?:\.\d{1,9})+)")
 """The first dotted number: gitea-runner says "v3.3.0", GitHub's "2.335.1", Forgejo's "v12.8.0+5-gab12"."""
 
@@ -60,7 +62,8 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def objection(least: Least, told: Outcome, where: str, say: Callable[[str], None]) -> str:
     """Why the program may not be started, as sentences; empty: it may. `where`: "on this machine"."""
-    name = PurePosixPath(least.command[0]).name
+    program = PurePosixPath(least.command[0]).name
+    name = "The runner" if program in SHELLS else program
     version = "" if told.problem else first(told.text)
     if not version:
         why = told.problem or "there is no version in its answer"
