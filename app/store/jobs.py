@@ -154,14 +154,14 @@ def join(known: Job, told: Job) -> Job:
         state=state,
         attempt=max(known.attempt, told.attempt),
         labels=max((labels for labels in (known.labels, told.labels) if labels is not None), default=None),
-        queued_at=_earliest(known.queued_at, _of_this_run(known, told.queued_at)),
+        queued_at=_earliest(known.queued_at, _queued_for_this_run(known, told.queued_at)),
         started_at=_earliest(known.started_at, told.started_at),
         completed_at=_earliest(known.completed_at, told.completed_at),
         wait="" if state in STARTED else known.wait,
     )
 
 
-def _of_this_run(known: Job, queued: datetime | None) -> datetime | None:
+def _queued_for_this_run(known: Job, queued: datetime | None) -> datetime | None:
     """A forge that runs a job again under its old id goes on telling when it was made, which says nothing of this run."""
     return None if queued is None or (known.reopened_at is not None and queued < known.reopened_at) else queued
 
@@ -188,7 +188,7 @@ def _merge(db: Database, conn: sa.Connection, changes: Mapping[str, Sequence[Job
             before[job_id] = JOB_ORDER[known[job_id].state] if job_id in known else -1
             told = changes[job_id]
             if job_id in known:
-                merged[job_id] = functools.reduce(join, told, known[job_id])
+                merged[job_id] = functools.reduce(join, _of_this_run(conn, known[job_id], told), known[job_id])
             else:
                 first = replace(told[0], seen_at=seen[job_id], heard_at=now)
                 merged[job_id] = functools.reduce(join, told[1:], first)
@@ -208,6 +208,17 @@ def _merge(db: Database, conn: sa.Connection, changes: Mapping[str, Sequence[Job
             conn.execute(_TELL, sorted(news, key=itemgetter("the_id")))
         pending = [job_id for job_id in pending if job_id not in written]
     return before
+
+
+def _of_this_run(conn: sa.Connection, known: Job, told: Sequence[Job]) -> Sequence[Job]:
+    """Without the late words on an earlier run, of a job that was run again under its old id: they name a runner of ours that
+    had served before."""
+    if known.reopened_at is None:
+        return told
+    query = sa.select(lease.c.runner_name, lease.c.runner_id)
+    served = conn.execute(query.where(lease.c.job_id == known.id, lease.c.job_done_at <= known.reopened_at))
+    earlier = {str(text) for row in served for text in row} - {""}
+    return [one for one in told if not earlier & {one.runner_name, one.runner_id}]
 
 
 def _news(known: Job, merged: Job, now: datetime) -> bool:

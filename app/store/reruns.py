@@ -12,7 +12,7 @@ from app.core.model import Job, JobState
 from app.store.db import Database
 from app.store.jobs import admissible, fits
 from app.store.rows import JOB_COLUMNS, job_of, job_values
-from app.store.tables import job, run
+from app.store.tables import job, lease, run
 
 _TAKEN = job.c.state.in_((JobState.IN_PROGRESS, JobState.COMPLETED))
 """What may be queued once more: a job may end and be run again before anybody has told of its end."""
@@ -68,6 +68,9 @@ def reopen(db: Database, told: Sequence[Job], before: datetime, now: datetime) -
             )
             del values["id"]
             conn.execute(_UPDATE, {"the_id": one.id, **values, "ask_after": None, "asks": 0, "doubted_at": None})
+            # The forge itself says that the run before is over: whoever is bound by now served that one.
+            before_it = (lease.c.job_id == one.id, lease.c.job_done_at.is_(None))
+            conn.execute(sa.update(lease).where(*before_it).values(job_done_at=now, due=now, version=lease.c.version + 1))
             same = (run.c.forge == one.forge, run.c.repository == one.repository, run.c.id == one.run_id)
             conn.execute(sa.delete(run).where(*same))
     return len(again)

@@ -127,3 +127,24 @@ def test_when_it_was_made_says_nothing_of_a_later_run(database: Database) -> Non
     jobs.advance(database, [told(a_job(queued_at=made), guid="")], NOW + 2 * MINUTE)
     known = jobs.get(database, "github-1")
     assert known is not None and known.queued_at == known.seen_at == NOW + MINUTE
+
+
+def test_a_late_word_on_the_run_before_binds_nothing_and_ends_nothing(database: Database) -> None:
+    first = led_to(database, State.BUSY, lease=a_lease(1), runner_name="sublet-a-1", runner_id="9")
+    queued(database)
+    running = a_job(state=JobState.IN_PROGRESS, runner_name="sublet-a-1", runner_id="9")
+    jobs.record(database, [told(running)], NOW + SECOND)
+    assert reruns.reopen(database, [a_job(attempt=2)], NOW + MINUTE, NOW + MINUTE) == 1
+    over = leases.get(database, first.id)
+    assert over is not None and over.job_done_at is not None, "the forge says that this run has ended"
+    late = a_job(state=JobState.COMPLETED, conclusion="success", runner_name="sublet-a-1", runner_id="9", completed_at=NOW)
+    jobs.record(database, [told(late), told(running)], NOW + 2 * MINUTE)
+    known = jobs.get(database, "github-1")
+    assert known is not None
+    assert (known.state, known.lease_id, known.conclusion) == (JobState.QUEUED, "", "")
+    second = led_to(database, State.BUSY, lease=a_lease(2), runner_name="sublet-b-1", runner_id="10")
+    now = a_job(state=JobState.IN_PROGRESS, attempt=2, runner_name="sublet-b-1", runner_id="10")
+    jobs.record(database, [told(now)], NOW + 3 * MINUTE)
+    jobs.record(database, [told(late)], NOW + 4 * MINUTE)
+    known = jobs.get(database, "github-1")
+    assert known is not None and (known.state, known.lease_id) == (JobState.IN_PROGRESS, second.id)
