@@ -109,7 +109,7 @@ def test_a_killed_service_goes_on_where_it_was(tmp_path: Path) -> None:
             assert lease["gone"] is True
             assert lease["job"]["conclusion"] == "success"
             # A start that finds the job done queues another: on a busy machine the job is quicker than the start.
-            served = [one["job"]["id"] for one in ask(tmp_path, "leases?which=all")["leases"]]
+            served = [one["job"]["id"] for one in ask(tmp_path, "leases?which=all")["leases"] if one["job"]]
             assert len(set(served)) == len(served) <= 3
             assert second.wait(30) == 1
         assert "another Sublet works on" in (tmp_path / "service.log").read_text()

@@ -62,6 +62,7 @@ class Hub:
     """GitHub's deliveries read by the real adapter; its API in memory, each call counted."""
 
     name, kind, always_2xx, single_use = "github", "github", False, True
+    pinned = wide = reruns_in_place = False
 
     def __init__(self, now: Callable[[], datetime]) -> None:
         self._real = GitHubForge(webhook_secret=Secret(SECRET), now=now, token=Secret("t"))
@@ -70,6 +71,9 @@ class Hub:
 
     def parse(self, headers: Mapping[str, str], body: bytes) -> Delivery:
         return self._real.parse(headers, body)
+
+    def unfit(self, labels: Sequence[str]) -> str:
+        return self._real.unfit(labels)
 
     def fetch_job(self, job: Job) -> Job | None:
         self.calls["fetch_job"] += 1
@@ -82,6 +86,9 @@ class Hub:
     def open_jobs(self, repository: str, installation: str = "") -> Sequence[Job]:
         self.calls["open_jobs"] += 1
         return []
+
+    def repositories(self, owner: str, installation: str = "") -> Sequence[str]:
+        return [REPOSITORY]
 
     def missed(self, since: datetime) -> Sequence[Missed]:
         self.calls["missed"] += 1

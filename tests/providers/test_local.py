@@ -1,6 +1,7 @@
 """Real processes: what they are given, how they escape, how they end, and that no stranger is ever ended for them."""
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
@@ -213,6 +214,8 @@ async def test_a_stranger_under_a_reused_pid_is_never_ended(yard: Yard) -> None:
     try:
         path = yard.folder(instance) / "process.json"
         keeper = json.loads(path.read_text())
+        with contextlib.suppress(psutil.NoSuchProcess):  # what it wrote last it wrote while it was there
+            psutil.Process(keeper["pid"]).wait(10)
         path.write_text(json.dumps({"pid": stranger.pid, "created": keeper["created"] - 100}))
         (yard.folder(instance) / "ended.json").unlink()
         now = await yard.provider.get(instance.id)
