@@ -83,7 +83,7 @@ class Hub:
         self.calls["fetch_run"] += 1
         return Run("github", job.repository, job.run_id, job.attempt, "push", REPOSITORY, False, "ana")
 
-    def open_jobs(self, repository: str, installation: str = "") -> Sequence[Job]:
+    def open_jobs(self, place: str, installation: str = "") -> Sequence[Job]:
         self.calls["open_jobs"] += 1
         return []
 

@@ -38,7 +38,7 @@ def test_repositories_are_listed_that_have_jobs_or_a_name_those_listed_longest_a
     queued(database, "1", installation="7")
     jobs.record(database, [told(a_job("2", repository_id="9"))], NOW)
 
-    def places(*named: str, now: timedelta = MINUTE) -> list[tuple[str, str]]:
+    def places(*named: str, now: timedelta = MINUTE) -> list[polls.Place]:
         return polls.places(database, "github", NOW - MINUTE, named, NOW + now)
 
     assert places("acme/other", "ACME/train") == [("acme/other", ""), ("acme/train", "7")]
