@@ -13,6 +13,7 @@ import pytest
 
 from app.core.model import JobState, RepositoryRule
 from app.engine.listen import owners_of
+from app.engine.step import Timing
 from app.forges.contract import Forge
 from app.store import polls, reruns
 from app.store.db import Database
@@ -154,9 +155,11 @@ async def test_a_refused_owner_rests_an_hour_and_hides_no_other(
 
 
 async def test_a_list_that_is_the_forges_own_database_is_believed_sooner(database: Database, tmp_path: Path) -> None:
-    """A job that a listing lacks is asked for; of GitHub's, whose lists lag, only if it was not heard of for a minute."""
+    """A job that a listing lacks is asked for; GitHub's lists lag: beside webhooks only after a minute without a word of it."""
     names, dear = ["github", "gitea"], {"cloud": FakeSettings(price_per_hour=Decimal("9.51"))}
-    async with World(database, tmp_path, forges=names, intake=dict.fromkeys(names, "poll"), clouds=dear) as world:
+    often = Timing(poll=timedelta(seconds=POLL_SECONDS))
+    async with World(database, tmp_path, forges=names, clouds=dear, timing=often) as world:
+        world.intercept = lambda _: []  # whatever they send is lost
         keys = {name: world.sides[name].queue(LABELS) for name in names}
         await world.run(timedelta(seconds=POLL_SECONDS + 5))
         for name, key in keys.items():
