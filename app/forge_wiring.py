@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
 from app.core.listening import Listening
-from app.core.model import ScopeKind
+from app.core.model import RepositoryRule, ScopeKind
 from app.forges import registry
 from app.forges.contract import Forge, Surroundings
 from app.forges.forgejo import ForgejoForge
@@ -33,6 +33,7 @@ def forges_of(
     def hook(name: str) -> str:
         return f"{public_url.rstrip('/')}/hooks/{name}"
 
+    named = [rule.match for rule in settings.repository if RepositoryRule(rule.match).exact]
     forges: dict[str, Forge] = {}
     if settings.github is not None:
         github = settings.github
@@ -46,6 +47,7 @@ def forges_of(
             more_apps=[AppKey(str(app.app_id), app.private_key.read()) for app in github.app],
             token=_read(github.token),
             hook_url=hook("github"),
+            named=named,
             on_rate=on_rate,
         )
     if settings.gitlab is not None:
@@ -56,6 +58,7 @@ def forges_of(
             webhook_token=_read(gitlab.webhook_token),
             signing_token=_read(gitlab.signing_token),
             hook_url=hook("gitlab"),
+            named=named,
             now=now,
             on_rate=on_rate,
         )

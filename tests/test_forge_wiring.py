@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from app.forge_wiring import forges_of, hosts_of, listening_of, scopes_of
 from app.forges.contract import BadSignature, ForgeRefused
 from app.forges.registry import ForgeTrouble
 from app.settings import Settings, load
+from tests.fakes.gitlab import TOKEN, FakeGitLab
 
 ALL = """
 public_url = "https://ci.acme.example"
@@ -80,6 +82,25 @@ def test_a_polled_forge_takes_no_delivery_whoever_signed_it(tmp_path: Path, monk
     assert {name: forge.kind for name, forge in forges.items()} == {name: name for name in forges}
     with pytest.raises(BadSignature, match=r"polled|No webhook"):
         forges["gitea"].parse({"x-gitea-event": "workflow_job", "x-hub-signature-256": "sha256=" + "0" * 64}, b"{}")
+
+
+def test_what_was_lost_while_nobody_was_there_is_looked_for_where_a_rule_names_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a pattern nobody can tell which projects it means before GitLab was asked about one."""
+    lab = FakeGitLab(now, webhook_token="secret-of-the-test-HOOK")
+    with contextlib.ExitStack() as stack:
+        lab.start()
+        stack.callback(lab.stop)
+        lab.hooks.add(lab.add_project("acme/train"), "https://ci.acme.example/hooks/gitlab")
+        table = f'[gitlab]\nurl = "{lab.url}"\ntoken = "env:TOKEN"\nwebhook_token = "env:HOOK"\nintake = "webhook"\n'
+        rules = '[[repository]]\nmatch = "acme/train"\n[[repository]]\nmatch = "acme/infer-*"\n'
+        settings = settled(tmp_path, monkeypatch, table + rules)
+        monkeypatch.setenv("TOKEN", TOKEN)
+        forges = forges_of(settings, now, lambda _forge, _left: None, "https://ci.acme.example")
+        assert forges["gitlab"].missed(now()) == []
+        looked = [one.path.partition("/projects/")[2] for one in lab.requests if one.path.endswith("/hooks")]
+        assert looked == ["acme%2Ftrain/hooks", ""]  # the project's, and its group's
 
 
 def test_a_plugin_that_is_not_there_is_named_with_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

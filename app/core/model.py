@@ -380,3 +380,8 @@ class RepositoryRule:
     forks: bool = False  # may jobs of forks run
     events: frozenset[str] = frozenset()  # empty: the usual safe ones (app.core.rules)
     actors: frozenset[str] = frozenset()  # globs over the forge's user names; empty: anybody who could start such a run
+
+    @property
+    def exact(self) -> bool:
+        """It names one repository."""
+        return not any(sign in self.match for sign in "*?[")

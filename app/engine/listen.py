@@ -31,7 +31,6 @@ NOT_AGAIN = timedelta(hours=1)  # a repository, or a list of deliveries, that th
 FIND = timedelta(minutes=10)  # how often an owner is asked for its repositories where nothing else tells of them
 SELDOM = timedelta(minutes=30)  # the same, and how often those are listed that never had a job, where webhooks tell first
 ENOUGH = 2  # repositories without a clear answer, and the round is broken off
-GLOB = "*?["
 SETTLED = timedelta(minutes=1)  # a job heard of within it may be missing in a list that lags
 SOON = timedelta(seconds=5)  # the same where the list is the forge's own database, or where nothing else would tell of a cancel
 
@@ -176,7 +175,7 @@ async def _trouble(deps: Deps, forge: Forge, path: str, error: ForgeError, down:
 async def _places(deps: Deps, forge: Forge, hears: Listening, now: datetime) -> list[polls.Place]:
     """What is listed now: the owners, or the repositories. Of those that only a pattern names, where nothing else can tell
     of a job: a whole owner costs one question there."""
-    named = [rule.match for rule in deps.repositories if not any(sign in rule.match for sign in GLOB)]
+    named = [rule.match for rule in deps.repositories if rule.exact]
     owners = owners_of(deps.repositories) if forge.wide else []
     since, seldom = now - ACTIVE, timedelta(0) if hears.polled_only else SELDOM
     return await deps.store(polls.places, deps.db, forge.name, since, named, now, owners=owners, seldom=seldom)

@@ -75,11 +75,13 @@ class GitHubForge:
         more_apps: Sequence[AppKey] = (),
         token: Secret | None = None,
         hook_url: str = "",
+        named: Sequence[str] = (),
         name: str = "github",
         timeout: timedelta = timedelta(seconds=20),
         on_rate: OnRate | None = None,
     ) -> None:
         """The App of `app_id` has the webhook; calls are spread over it and `more_apps`. `hook_url` is where deliveries come.
+        `named`: repositories that the settings name in full; with a token, their webhooks are looked into from the start.
 
         Without a webhook secret no delivery is taken: GitHub is polled only.
         Raises ValueError for a blank webhook secret, or where neither App nor token is given."""
@@ -94,7 +96,7 @@ class GitHubForge:
         first = (AppKey(app_id, private_key),) if private_key else ()
         self._auth = GitHubAuth(self._wire, apps=(*first, *more_apps), token=token)
         self._calls = GitHubCalls(self._wire, self._auth)
-        self._polls = GitHubPolls(self._calls, hook_url)
+        self._polls = GitHubPolls(self._calls, hook_url, named)
         self._lock = threading.Lock()
         self._groups: dict[tuple[Scope, str], int] = {}
 

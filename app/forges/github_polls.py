@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from urllib.parse import parse_qs, urlsplit
@@ -52,12 +53,14 @@ class _Attempt:
 class GitHubPolls:
     """Looks for what did not come. Safe to share between threads."""
 
-    def __init__(self, calls: GitHubCalls, hook_url: str) -> None:
-        """`hook_url` is where deliveries come; without an App, only webhooks with this address are looked into."""
+    def __init__(self, calls: GitHubCalls, hook_url: str, named: Sequence[str] = ()) -> None:
+        """`hook_url` is where deliveries come; without an App, only webhooks with this address are looked into.
+
+        `named`: repositories whose webhooks are looked into before GitHub was asked about them."""
         self._calls, self._hook_url = calls, hook_url
         self._forge = calls.wire.forge
         self._lock = threading.Lock()
-        self._watched: OrderedDict[str, None] = OrderedDict()
+        self._watched: OrderedDict[str, None] = OrderedDict.fromkeys(named[:_WATCHED])
         self._hooks: dict[str, tuple[datetime, tuple[str, ...] | ForgeRefused]] = {}
 
     def open_jobs(self, repository: str, installation: str) -> list[Job]:

@@ -77,18 +77,20 @@ class GitLabForge:
         webhook_token: Secret | None = None,
         signing_token: Secret | None = None,
         hook_url: str = "",
+        named: Sequence[str] = (),
         name: str = "gitlab",
         timeout: timedelta = timedelta(seconds=20),
         on_rate: OnRate | None = None,
     ) -> None:
         """`hook_url` is where deliveries come: webhooks with another address are not ours.
+        `named`: projects that the settings name in full; their webhooks are looked into from the start.
 
         Without a webhook token and a signing token no delivery is taken: GitLab is polled only.
         Raises ValueError for blank or malformed secrets."""
         self.name = name
         self._authenticity = Authenticity(webhook_token=webhook_token, signing_token=signing_token, now=now)
         self._wire = GitLabWire(name, url, token, timeout, now, on_rate)
-        self._polls = GitLabPolls(self._wire, hook_url)
+        self._polls = GitLabPolls(self._wire, hook_url, named)
 
     def parse(self, headers: Mapping[str, str], body: bytes) -> Delivery:
         """The delivery, or BadSignature (not authentic), or BadDelivery (authentic, and unreadable)."""

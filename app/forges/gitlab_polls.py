@@ -58,10 +58,11 @@ T = TypeVar("T")
 class GitLabPolls:
     """Looks for what did not come. Safe to share between threads."""
 
-    def __init__(self, wire: GitLabWire, hook_url: str) -> None:
+    def __init__(self, wire: GitLabWire, hook_url: str, named: Sequence[str] = ()) -> None:
+        """`named`: projects whose webhooks are looked into before GitLab was asked about them."""
         self._wire, self._hook_url, self._pages = wire, hook_url, Remembered()
         self._lock = threading.Lock()
-        self._watched: OrderedDict[str, None] = OrderedDict()
+        self._watched: OrderedDict[str, None] = OrderedDict.fromkeys(named[:_WATCHED])
         self._hooks: dict[str, tuple[datetime, tuple[str, ...] | ForgeRefused]] = {}
         self._resends: dict[str, Sliding] = {}
 

@@ -66,6 +66,13 @@ def test_before_anything_was_asked_nobody_says_that_all_arrived(github: GitHubSi
         polled(github).missed(github.clock.now())
 
 
+def test_what_got_lost_before_anything_was_asked_is_found_where_the_settings_name_the_repository(github: GitHubSide) -> None:
+    hook = github.server.hooks.add("repos/acme/train", OURS)
+    github.server.hooks.attempt(hook, "lost-while-away", "2026-11-21T11:50:00Z", ok=False)
+    forge = github.personal(hook_url=OURS, named=["acme/train"])
+    assert [one.guid for one in forge.missed(github.clock.now() - timedelta(hours=1))] == ["lost-while-away"]
+
+
 def test_without_an_address_of_our_own_no_webhook_is_ours(github: GitHubSide) -> None:
     with pytest.raises(ForgeRefused, match="public address"):
         polled(github, "acme/train", hook_url="").missed(github.clock.now())

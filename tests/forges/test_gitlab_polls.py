@@ -157,6 +157,17 @@ def test_a_groups_webhook_is_looked_into_too(any_gitlab: GitLabSide) -> None:
     assert len(server.requests) == asked + 1  # the log; where the webhooks are is asked twice an hour
 
 
+def test_what_got_lost_before_anything_was_asked_is_found_where_the_settings_name_the_project(any_gitlab: GitLabSide) -> None:
+    server = any_gitlab.server
+    project = server.add_project(PATH)
+    server.hooks.add(project, OURS)
+    server.hooks.note(server.deliver(server.queue_job(project, ["gpu"])), 0)
+    since = any_gitlab.clock.now() - HOUR
+    with pytest.raises(HeldBack):
+        any_gitlab.forge(hook_url=OURS).missed(since)
+    assert len(any_gitlab.forge(hook_url=OURS, named=[PATH]).missed(since)) == 1
+
+
 def test_a_long_log_is_read_page_by_page(gitlab: GitLabSide) -> None:
     server, (forge, project) = gitlab.server, polled(gitlab)
     for place in range(50):

@@ -143,6 +143,14 @@ class Conditions:
     def rate(self, name: str) -> float:
         return self.rates.get(name, 0.0)
 
+    def kept(self, forge: str) -> bool:
+        """The site has put something in front of the service that keeps a delivery until it was taken.
+
+        It does so where nobody polls the forge, and none can be sent again: by GitHub only to an App (ours shows no webhooks
+        of repositories), by GitLab where the settings name the projects."""
+        again = {"github": self.app, "gitlab": not self.globs}.get(forge, False)
+        return self.forges[forge].sure and not again
+
     def quiet(self) -> Conditions:
         """The same world without any fault."""
         return replace(self, rates={}, windows=(), skew=0.0)

@@ -23,6 +23,7 @@ from app.forges.github import GitHubForge
 from app.kit.clock import Clock
 from providers.contract import Secret
 from tests.forge_programs import GitHubProgram, RunnerProgram
+from tests.simulation.conditions import Conditions
 from tests.simulation.sides import FORK, REPOSITORIES, THEIRS, Parcel, Send
 from tests.simulation.wire import Asked, Told, over_asgi
 
@@ -98,16 +99,17 @@ class Hub:
             self.state.repository(repository, clock.now())
         self.state.hook(HOOK_URL, clock.now())
 
-    def adapter(self, app: bool, hooked: bool) -> Forge:
-        keys = self.keys
+    def adapter(self, conditions: Conditions) -> Forge:
+        keys, hooked = self.keys, conditions.forges[self.name].webhooks
         credentials: dict[str, Any] = {"token": Secret(keys.token)}
-        if app:
+        if conditions.app:
             credentials = {"app_id": str(self.state.book.app_id), "private_key": Secret(keys.app_pem)}
         return GitHubForge(
             webhook_secret=Secret(keys.webhook_secret) if hooked else None,
             now=self._clock.now,
             api_url="http://127.0.0.1/api/v3",
             hook_url=HOOK_URL,
+            named=() if conditions.globs else REPOSITORIES,
             **credentials,
         )
 

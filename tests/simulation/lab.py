@@ -16,6 +16,7 @@ from tests.fakes.gitlab import TOKEN, FakeGitLab
 from tests.fakes.gitlab_hooks import Pair
 from tests.fakes.gitlab_state import FakeJob
 from tests.forge_programs import GitLabProgram, RunnerProgram
+from tests.simulation.conditions import Conditions
 from tests.simulation.sides import HOOK_SECRET, REPOSITORIES, STRANGER, Parcel, Send, request_of, told_of
 from tests.simulation.wire import Asked, Told
 
@@ -40,9 +41,16 @@ class Lab(FakeGitLab):
     def url(self) -> str:
         return f"http://{self.host}"
 
-    def adapter(self, app: bool, hooked: bool) -> Forge:
-        token = Secret(HOOK_SECRET) if hooked else None
-        return GitLabForge(url=self.url, token=Secret(TOKEN), webhook_token=token, hook_url=HOOK_URL, now=self._clock.now)
+    def adapter(self, conditions: Conditions) -> Forge:
+        hooked = conditions.forges[self.name].webhooks
+        return GitLabForge(
+            url=self.url,
+            token=Secret(TOKEN),
+            webhook_token=Secret(HOOK_SECRET) if hooked else None,
+            hook_url=HOOK_URL,
+            named=() if conditions.globs else REPOSITORIES,
+            now=self._clock.now,
+        )
 
     def answer(self, asked: Asked) -> Told:
         return told_of(self.api.answer(request_of(asked)), ratelimit_remaining="1999")
@@ -137,7 +145,9 @@ class Lab(FakeGitLab):
         return 0
 
     def looks(self) -> int:
-        return len({job.pipeline_id for job in self.lab.jobs.values()})
+        # A job that is run again is another attempt, by webhook; lists and the runner do not say which: one look more.
+        again = sum(job.retries > 0 for job in self.lab.jobs.values())
+        return len({job.pipeline_id for job in self.lab.jobs.values()}) + again
 
     def registered(self) -> list[str]:
         return [one.description for one in self.runners.values() if not one.description.startswith("sublet-beacon")]

@@ -157,7 +157,7 @@ class Server:
         self.service: Service = assemble(
             db=world.database,
             vault=world.vault,
-            forges={name: side.adapter(conditions.app, conditions.forges[name].webhooks) for name, side in world.sides.items()},
+            forges={name: side.adapter(conditions) for name, side in world.sides.items()},
             providers={name: world.wrapped(name, self) for name in world.clouds},
             pools=world.pools,
             repositories=world.repositories,

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from app.forges.contract import Forge
 from tests.fakes.loopback import Reply, Request
 from tests.forge_programs import RunnerProgram, Work
+from tests.simulation.conditions import Conditions
 from tests.simulation.wire import Asked, Told, query_of
 
 LABELS = ("gpu", "rubin")
@@ -49,7 +50,7 @@ class Side(Protocol):
     name: str
     host: str
 
-    def adapter(self, app: bool, hooked: bool) -> Forge:
+    def adapter(self, conditions: Conditions) -> Forge:
         """A fresh adapter, as a service makes one at its start; without webhooks it has no secret to believe one by."""
         ...
 

@@ -15,6 +15,7 @@ from providers.contract import Secret
 from tests.fakes.forgejo import TOKEN, FakeForgejo
 from tests.fakes.forgejo_state import FINISHED, FakeJob, FakeRunner, Unauthenticated
 from tests.forge_programs import ForgejoProgram, RunnerProgram, Work
+from tests.simulation.conditions import Conditions
 from tests.simulation.sides import (
     GONE,
     HOOK_SECRET,
@@ -52,8 +53,8 @@ class Smithy(FakeForgejo):
     def url(self) -> str:
         return f"http://{self.host}"
 
-    def adapter(self, app: bool, hooked: bool) -> Forge:
-        secret = Secret(HOOK_SECRET) if hooked else None
+    def adapter(self, conditions: Conditions) -> Forge:
+        secret = Secret(HOOK_SECRET) if conditions.forges[self.name].webhooks else None
         return ForgejoForge(url=self.url, token=Secret(TOKEN), webhook_secret=secret, now=self.now)
 
     def answer(self, asked: Asked) -> Told:  # pyright: ignore[reportIncompatibleMethodOverride]  without the description: it is slow

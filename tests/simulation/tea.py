@@ -16,6 +16,7 @@ from providers.contract import Secret
 from tests.fakes.gitea import TOKEN, FakeGitea
 from tests.fakes.gitea_state import ENDED, FakeJob
 from tests.forge_programs import GiteaProgram, RunnerProgram, Work
+from tests.simulation.conditions import Conditions
 from tests.simulation.sides import (
     FORK,
     GONE,
@@ -52,8 +53,8 @@ class Tea(FakeGitea):
     def url(self) -> str:
         return f"http://{self.host}"
 
-    def adapter(self, app: bool, hooked: bool) -> Forge:
-        secret = Secret(HOOK_SECRET) if hooked else None
+    def adapter(self, conditions: Conditions) -> Forge:
+        secret = Secret(HOOK_SECRET) if conditions.forges[self.name].webhooks else None
         return GiteaForge(url=self.url, token=Secret(TOKEN), webhook_secret=secret, now=self.now)
 
     def answer(self, asked: Asked) -> Told:

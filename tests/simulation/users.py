@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 DONE = frozenset({"success", "failure", "cancelled", "skipped"})
-AGAIN = ("github",)
-"""Forges that send again what did not arrive, though nobody polls them. Where neither is to be had, a site puts something in
-front of the service that keeps a delivery until it was taken."""
 
 
 class Users:
@@ -139,7 +136,7 @@ class Users:
         world, intake = self.world, self.world.conditions.forges[parcel.forge]
         if not intake.webhooks:
             return  # nobody has set one up there
-        keeps_on = intake.sure and parcel.forge not in AGAIN
+        keeps_on = world.conditions.kept(parcel.forge)
         if world.conditions.deaf or (not keeps_on and world.happens("webhook_lost")):
             world.count("webhook_lost")
             if intake.sure or world.dice.random() < 0.5:
@@ -161,7 +158,7 @@ class Users:
             world.count("webhook_late")
             wait = world.dice.choice((2.0, 20.0, 300.0, 3000.0)) * world.dice.random()
         await asyncio.sleep(wait)
-        keeps_on = world.conditions.forges[parcel.forge].sure and parcel.forge not in AGAIN
+        keeps_on = world.conditions.kept(parcel.forge)
         response: httpx.Response | None = None
         while response is None or (keeps_on and response.status_code == 503):
             if response is not None:
