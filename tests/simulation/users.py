@@ -28,6 +28,7 @@ class Users:
         self.stolen: set[str] = set()  # "forge-key" and the turn of it
         self.cancelled: set[str] = set()  # the same
         self.accepted: list[Parcel] = []
+        self.gone = False  # nobody does anything more
 
     async def work(self) -> None:
         """All jobs of the seed, spread over its hours or in one burst."""
@@ -95,6 +96,8 @@ class Users:
             world.later(20.0, self._rerun_once_ended, forge, key)
 
     def _rerun(self, forge: str, key: str) -> None:
+        if self.gone:
+            return  # what is judged now has settled
         side = self.world.sides[forge]
         before = side.turn(key)
         again = side.rerun(key)

@@ -309,6 +309,7 @@ class World:
             self.loop.run(lambda: False, self.loop.now + 60)
             self.users.answer()
             settled = verdict.settled(self)
+        self.users.gone = True
         verdict.judge(self, settled)
 
     def calm(self) -> None:
