@@ -8,7 +8,6 @@ send webhooks only when a run has ended, which says nothing to us; development o
 from __future__ import annotations
 
 import hashlib
-import hmac
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -16,11 +15,11 @@ from typing import cast
 
 from app.core.model import Job, Run, Scope, ScopeKind
 from app.forges.answers import OnRate, failure
+from app.forges.body_signature import BodySignature, hub_digits
 from app.forges.budget import Rank
 from app.forges.command import command_of
 from app.forges.contract import (
     BadDelivery,
-    BadSignature,
     Credential,
     Delivery,
     DeliveryKind,
@@ -49,7 +48,6 @@ READY = "single task poller launched"
 BEGUN = "successfully fetched one task"
 """forgejo-runner internal/app/poll/single.go prints each once: before it first asks for the job, and when it has it."""
 
-_SIGNATURE = re.compile(rb"[0-9a-f]{64}")
 _EVENT = re.compile(r"[a-z][a-z0-9_]{0,59}")
 _TOKEN = re.compile(r"[\x21-\x7e]{8,4096}")
 
@@ -79,11 +77,8 @@ class ForgejoForge:
         """Without a webhook secret no delivery is taken: Forgejo is polled only.
 
         Raises ValueError for a blank secret or token, or an address that is none."""
-        secrets = [secret for secret in (webhook_secret, webhook_secret_previous) if secret is not None]
-        if not all(secret.reveal().strip() for secret in secrets):
-            raise ValueError("Forgejo's webhook secret is blank: anybody could sign deliveries with it.")
         self.name = name
-        self._secrets = tuple(secrets)
+        self._signature = BodySignature("Forgejo", webhook_secret, webhook_secret_previous)
         self._wire = GiteaWire(name, "Forgejo", url, token, timeout, now, on_rate)
         self._polls = ForgejoPolls(self._wire)
 
@@ -91,7 +86,8 @@ class ForgejoForge:
         """The delivery, or BadSignature (not authentic), or BadDelivery (authentic, and unreadable).
 
         Headers are not signed, so what came is decided by the body; a delivery that comes again has the same body."""
-        self._authenticate(headers, body)
+        given = headers.get("x-forgejo-signature")
+        self._signature.judge("X-Forgejo-Signature", hub_digits(headers) if given is None else given, body)
         guid = f"sha256-{hashlib.sha256(body).hexdigest()}"
         told = next((headers[name] for name in ("x-forgejo-event-type", "x-forgejo-event") if headers.get(name)), "")
         event = told if _EVENT.fullmatch(told) else ""
@@ -105,25 +101,6 @@ class ForgejoForge:
             hint = " Set the webhook's content type to application/json." if body.startswith(b"payload=") else ""
             raise BadDelivery(f"Forgejo's delivery cannot be read: {error}.{hint}") from None
         return Delivery(self.name, guid, DeliveryKind.JOB, event or "workflow_job", status, job)
-
-    def _authenticate(self, headers: Mapping[str, str], body: bytes) -> None:
-        """HMAC-SHA256 over the raw body, by the current secret or the one before it, in constant time.
-
-        Without a secret Forgejo sends the headers too, and empty: such a delivery is nobody's."""
-        if not self._secrets:
-            raise BadSignature("No webhook is taken here: Forgejo is polled.")
-        given = headers.get("x-forgejo-signature")
-        if given is None:
-            given = headers.get("x-hub-signature-256", "").removeprefix("sha256=")
-        signature = given.encode("utf-8", "replace")
-        if not _SIGNATURE.fullmatch(signature):
-            raise BadSignature("The delivery carries no X-Forgejo-Signature: has the webhook a secret?")
-        fits = False
-        for secret in self._secrets:
-            made = hmac.new(secret.reveal().encode(), body, hashlib.sha256).hexdigest()
-            fits |= hmac.compare_digest(made.encode(), signature)
-        if not fits:
-            raise BadSignature
 
     def unfit(self, labels: Sequence[str]) -> str:
         colon = next((label for label in labels if ":" in label), "")

@@ -8,7 +8,6 @@ given only the file that this would have left there, which is an identity for on
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +17,11 @@ from datetime import datetime, timedelta
 
 from app.core.model import Job, Run, Scope
 from app.forges.answers import OnRate, failure
+from app.forges.body_signature import HUB_HEADER, BodySignature, hub_digits
 from app.forges.budget import Rank
 from app.forges.command import command_of
 from app.forges.contract import (
     BadDelivery,
-    BadSignature,
     Credential,
     Delivery,
     DeliveryKind,
@@ -70,7 +69,6 @@ WARNING = (
     "Removing this file will cause act runner to re-register as a new runner."
 )
 
-_SIGNATURE = re.compile(rb"sha256=[0-9a-f]{64}")
 _EVENT = re.compile(r"[a-z_]{1,60}")
 _EVENT_HEADERS = ("x-gitea-event-type", "x-gitea-event", "x-github-event")
 
@@ -101,9 +99,7 @@ class GiteaForge:
 
         Raises ValueError for a blank secret, or for an address or a token that cannot be one."""
         self.name = name
-        self._secrets = tuple(one for one in (webhook_secret, webhook_secret_previous) if one is not None)
-        if not all(secret.reveal().strip() for secret in self._secrets):
-            raise ValueError("Gitea's webhook secret is blank: anybody could sign deliveries with it.")
+        self._signature = BodySignature("Gitea", webhook_secret, webhook_secret_previous)
         self._wire = GiteaWire(name, "Gitea", url, token, timeout, now, on_rate)
         self._polls = GiteaPolls(self._wire)
 
@@ -114,7 +110,7 @@ class GiteaForge:
         restart. By the body alone a job that was cancelled before it began, and is then run again, would be a repeat:
         until 1.26 not one value differs. The header is not signed: who sends an old delivery under new ids makes us ask
         Gitea about its job, and no more."""
-        self._authenticate(headers.get("x-hub-signature-256", ""), body)
+        self._signature.judge(HUB_HEADER, hub_digits(headers), body)
         event = next((headers[name] for name in _EVENT_HEADERS if headers.get(name)), "")
         if not _EVENT.fullmatch(event):
             raise BadDelivery("The delivery has no X-Gitea-Event header that names an event.")
@@ -132,24 +128,6 @@ class GiteaForge:
             hint = " Set the webhook's content type to application/json." if body.startswith(b"payload=") else ""
             raise BadDelivery(f"Gitea's {event} delivery cannot be read: {error}.{hint}") from None
         return Delivery(self.name, guid, DeliveryKind.JOB, event, action, job)
-
-    def _authenticate(self, signature: str, body: bytes) -> None:
-        """HMAC-SHA256 over the raw body, by the current secret or the one before it, in constant time.
-
-        A webhook without a secret sends the header too, with nothing behind `sha256=` (services/webhook/deliver.go)."""
-        if not self._secrets:
-            raise BadSignature("No webhook secret is set for Gitea, so that no delivery can be told from a forged one.")
-        given = signature.encode("utf-8", "replace")
-        if given in (b"", b"sha256="):
-            raise BadSignature("The delivery carries no X-Hub-Signature-256: give the webhook a secret.")
-        if not _SIGNATURE.fullmatch(given):
-            raise BadSignature("The delivery's X-Hub-Signature-256 is not a signature.")
-        fits = False
-        for secret in self._secrets:
-            made = hmac.new(secret.reveal().encode(), body, hashlib.sha256).hexdigest()
-            fits |= hmac.compare_digest(b"sha256=" + made.encode(), given)
-        if not fits:
-            raise BadSignature
 
     def unfit(self, labels: Sequence[str]) -> str:
         return unfit(labels)

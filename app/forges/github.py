@@ -7,8 +7,6 @@ it is minted when the machine is up (facts: actions/runner #4726, #4248).
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +14,10 @@ from datetime import datetime, timedelta
 
 from app.core.model import Job, Run, Scope, ScopeKind
 from app.forges.answers import OnRate, failure
+from app.forges.body_signature import HUB_HEADER, BodySignature, hub_digits
 from app.forges.budget import Rank
 from app.forges.contract import (
     BadDelivery,
-    BadSignature,
     Credential,
     Delivery,
     DeliveryKind,
@@ -48,7 +46,6 @@ READY = "Listening for Jobs"
 SERVER = "x-github-enterprise-version"  # a header of every answer of a GitHub Enterprise Server
 DEFAULT_GROUP = 1  # of every repository; an organisation's and an enterprise's is looked up
 
-_SIGNATURE = re.compile(rb"sha256=[0-9a-f]{64}")
 _GUID = re.compile(r"[\x21-\x7e]{1,200}")
 _EVENT = re.compile(r"[a-z_]{1,60}")
 
@@ -85,11 +82,8 @@ class GitHubForge:
 
         Without a webhook secret no delivery is taken: GitHub is polled only.
         Raises ValueError for a blank webhook secret, or where neither App nor token is given."""
-        secrets = [secret for secret in (webhook_secret, webhook_secret_previous) if secret is not None]
-        if not all(secret.reveal().strip() for secret in secrets):
-            raise ValueError("GitHub's webhook secret is blank: anybody could sign deliveries with it.")
         self.name = name
-        self._secrets = tuple(secrets)
+        self._signature = BodySignature("GitHub", webhook_secret, webhook_secret_previous)
         self._wire = GitHubWire(name, api_url, timeout, now, on_rate)
         if bool(app_id) != bool(private_key):
             raise ValueError("A GitHub App needs both its id and its private key.")
@@ -102,7 +96,7 @@ class GitHubForge:
 
     def parse(self, headers: Mapping[str, str], body: bytes) -> Delivery:
         """The delivery, or BadSignature (not authentic), or BadDelivery (authentic, and unreadable)."""
-        self._authenticate(headers.get("x-hub-signature-256", ""), body)
+        self._signature.judge(HUB_HEADER, hub_digits(headers), body)
         event, guid = headers.get("x-github-event", ""), headers.get("x-github-delivery", "")
         if not _EVENT.fullmatch(event):
             raise BadDelivery("The delivery has no X-GitHub-Event header that names an event.")
@@ -122,20 +116,6 @@ class GitHubForge:
             hint = " Set the webhook's content type to application/json." if body.startswith(b"payload=") else ""
             raise BadDelivery(f"GitHub's {event} delivery cannot be read: {error}.{hint}") from None
         return Delivery(self.name, guid, DeliveryKind.JOB, event, action, job)
-
-    def _authenticate(self, signature: str, body: bytes) -> None:
-        """HMAC-SHA256 over the raw body, by the current secret or the one before it, in constant time."""
-        if not self._secrets:
-            raise BadSignature("No webhook is taken here: GitHub is polled.")
-        given = signature.encode("utf-8", "replace")
-        if not _SIGNATURE.fullmatch(given):
-            raise BadSignature("The delivery carries no X-Hub-Signature-256.")
-        fits = False
-        for secret in self._secrets:
-            made = hmac.new(secret.reveal().encode(), body, hashlib.sha256).hexdigest()
-            fits |= hmac.compare_digest(b"sha256=" + made.encode(), given)
-        if not fits:
-            raise BadSignature
 
     def unfit(self, labels: Sequence[str]) -> str:
         return f"A GitHub runner takes at most {LABELS} labels." if len(labels) > LABELS else ""

@@ -193,7 +193,7 @@ def test_a_forged_delivery_is_refused(gitea: GiteaSide) -> None:
     with pytest.raises(BadSignature):
         forge.parse(headers, body + b" ")
     without = {name: value for name, value in headers.items() if name != "x-hub-signature-256"}
-    with pytest.raises(BadSignature, match="give the webhook a secret"):
+    with pytest.raises(BadSignature, match="has the webhook a secret"):
         forge.parse(without, body)
 
 
@@ -202,13 +202,13 @@ def test_a_webhook_without_a_secret_sends_empty_signatures_which_prove_nothing(g
     job = gitea.server.queue_job(REPOSITORY, ["gpu"])
     headers, body = gitea.server.deliver(job)
     assert (headers["x-hub-signature-256"], headers["x-gitea-signature"]) == ("sha256=", "")
-    with pytest.raises(BadSignature, match="give the webhook a secret"):
+    with pytest.raises(BadSignature, match="has the webhook a secret"):
         gitea.forge().parse(headers, body)
 
 
 def test_without_a_secret_of_ours_nothing_is_taken(gitea: GiteaSide) -> None:
     gitea.server.queue_job(REPOSITORY, ["gpu"])
-    with pytest.raises(BadSignature, match="No webhook secret is set"):
+    with pytest.raises(BadSignature, match="Gitea is polled"):
         gitea.forge(webhook_secret=None).parse(*gitea.server.take_outbox()[0])
     for blank in ("", "  "):
         with pytest.raises(ValueError, match="blank"):
