@@ -174,7 +174,7 @@ class ForgejoForge:
         least = Least(
             command=(command[0], "--version"),
             version=OLDEST_RUNNER,
-            why=f"Forgejo serves a single job to forgejo-runner {OLDEST_RUNNER} or later: put a newer one on the machine.",
+            why=f"Forgejo serves a single job to forgejo-runner {OLDEST_RUNNER} or later: install a newer one there.",
         )
         return Minted(runner_id, Credential(command, files={FILE: token}, ready=READY, begun=BEGUN, least=least))
 

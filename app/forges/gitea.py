@@ -189,7 +189,7 @@ class GiteaForge:
         files = {".runner": Secret(json.dumps(identity_file, indent=2) + "\n"), "config.yaml": Secret(_config(order))}
         program = (command[0],) if order.command else USUAL
         least = OLDEST_FOR_COLONS if any(":" in label for label in order.labels) else OLDEST_RUNNER
-        why = f"Gitea's one-job runners need gitea-runner or act_runner {least} or later: install a newer one on the image."
+        why = f"Gitea's one-job runners need gitea-runner or act_runner {least} or later: install a newer one there."
         credential = Credential(command, {}, files, READY, BEGUN, Least((*program, "--version"), least, why))
         return Minted(str(made.id), credential)
 

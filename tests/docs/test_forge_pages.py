@@ -62,8 +62,8 @@ def test_versions_and_the_webhooks_address_are_those_of_the_code(forge: str) -> 
 
 
 def test_a_runner_that_is_too_old_is_told_in_the_words_of_the_page() -> None:
-    assert f"{forgejo.OLDEST_RUNNER} or later: put a newer one on the machine." in _page("forgejo")
-    assert f"gitea-runner or act_runner {gitea.OLDEST_RUNNER} or later: install a newer one on the image." in _page("gitea")
+    assert f"{forgejo.OLDEST_RUNNER} or later: install a newer one there." in _page("forgejo")
+    assert f"gitea-runner or act_runner {gitea.OLDEST_RUNNER} or later: install a newer one there." in _page("gitea")
 
 
 def test_the_page_on_polling_takes_no_webhook_of_any_forge(tmp_path: Path) -> None:
