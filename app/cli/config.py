@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from app.cli.options import chosen_config, printing
 from app.cli.output import Column, Output, hint
 from app.settings import Loaded, Settings, SettingsError, load
 from app.settings.keys import Key, every_key, value_of
+from providers.fit import no_such_kind
 
 CONFIG = click.option(
     "--config",
@@ -51,19 +54,30 @@ def config() -> None:
 def check(output: Output, file: Path | None, config: Path | None) -> None:
     """Read the settings as `sublet up` would, and say everything that is wrong.
 
-    No secret is read, and nothing is asked of anybody.
+    No secret is read, and nothing is asked of anybody. A kind that is not installed here may be where it is to run: that
+    is a warning.
     """
     output.only_objects("config check")
     loaded = checked(file or config)
     settings = loaded.settings
+    warnings = [*loaded.warnings, *_not_installed(settings)]
     if not output.is_text:
         path = str(loaded.path) if loaded.path else None
-        output.value({"schema_version": 1, "ok": True, "path": path, "warnings": list(loaded.warnings)})
+        output.value({"schema_version": 1, "ok": True, "path": path, "warnings": warnings})
         return
-    for warning in loaded.warnings:
+    for warning in warnings:
         hint(f"Warning: {warning}")
     counts = f"{len(settings.pool)} pools, {len(settings.provider)} providers, {len(settings.repository)} repository rules"
     click.echo(f"{loaded.path or 'The defaults'}: can be used ({counts}).")
+
+
+def _not_installed(settings: Settings) -> Iterator[str]:
+    """A sentence for each table whose kind no package brings. Only names are looked at: no plugin's code runs."""
+    for noun, tables in (("provider", settings.provider), ("forge", settings.forge)):
+        kinds = {point.name for point in importlib.metadata.entry_points(group=f"sublet.{noun}s")}
+        for table in tables:
+            if table.kind not in kinds:
+                yield f'{noun} "{table.name}" of kind "{table.kind}": {no_such_kind(table.kind, kinds)}'
 
 
 @config.command()

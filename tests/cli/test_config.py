@@ -45,6 +45,17 @@ def test_a_good_file_can_be_used(sublet: Run, tmp_path: Path) -> None:
     assert sublet("config", "check", "--json").json == {"schema_version": 1, "ok": True, "path": "sublet.toml", "warnings": []}
 
 
+def test_a_kind_that_no_package_here_brings_is_a_warning(sublet: Run, tmp_path: Path) -> None:
+    """The file may be for another machine, which has the package."""
+    forge = '[[forge]]\nname = "board"\nkind = "corkboard-of-nobody"\nintake = "poll"\n'
+    (tmp_path / "sublet.toml").write_text(GOOD.replace('kind = "local"', 'kind = "locl"') + forge, encoding="utf-8")
+    told = sublet("config", "check")
+    assert told.code == 0
+    assert 'Warning: provider "mine" of kind "locl": there is no such kind (did you mean \'local\'?). Installed: ' in told.err
+    assert 'Warning: forge "board" of kind "corkboard-of-nobody": there is no such kind. Installed: none' in told.err
+    assert len(sublet("config", "check", "--json").json["warnings"]) == 2
+
+
 def test_a_bad_file_is_told_whole_and_no_secret_with_it(tmp_path: Path) -> None:
     path = tmp_path / "bad.toml"
     path.write_text(BAD, encoding="utf-8")
