@@ -102,18 +102,10 @@ def job_of_row(forge: str, raw: Table, repository: str, run_id: str = "") -> Job
         state=state,
         run_id=identity(raw, "run_id") or run_id or f"job-{key}",
         attempt=max(1, min(number(raw, "attempt") or 1, 99_999)),
-        labels=_labels(raw),
+        labels=labels(raw, "runs_on") or (),
         name=words(raw, "name", 200),
         conclusion=status if state is JobState.COMPLETED else "",
     )
-
-
-def _labels(raw: Table) -> tuple[str, ...]:
-    """The job's labels. Whoever writes a workflow writes them: a list that is too long is none, and no pool serves that."""
-    try:
-        return labels(raw, "runs_on") or ()
-    except Unreadable:
-        return ()
 
 
 def run_of_answer(job: Job, raw: Table) -> Run:

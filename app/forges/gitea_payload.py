@@ -65,7 +65,8 @@ OWN_CODE = frozenset({"push", "workflow_dispatch", "schedule", "create", "releas
 """Events whose runs are of a branch or tag of their own repository, where the run does not say which."""
 
 _REF = re.compile(r"@(refs/.+)")
-_PULL = re.compile(r"refs/pull/([0-9]{1,19})/.*")
+_REF_OF_PULL = re.compile(r"@refs/pull/([0-9]{1,19})/[^/@]+")
+_ENDS_IN_PULL = re.compile(rf".*{_REF_OF_PULL.pattern}", re.DOTALL)
 _PLACE = re.compile(r"(.*?)/api/v1/repos/([^/]+/[^/]+)/actions/(?:jobs|runs)/([0-9]{1,19})")
 _COMMIT = re.compile(r"[0-9a-fA-F]{7,64}")
 _UUID = re.compile(r"[0-9a-fA-F-]{32,40}")
@@ -163,12 +164,19 @@ def full_name(raw: Table) -> str:
 
 
 def pull_of(raw: Table) -> tuple[bool, str]:
-    """Of a run: whether a pull request is behind it, and its number if the run says which. Raises Unreadable."""
-    event, ref = event_of(raw), _REF.search(words(raw, "path", 600))
-    pull = _PULL.fullmatch(ref[1]) if ref else None
-    if pull:
-        return True, pull[1]
-    return event.startswith("pull_request"), ""
+    """Of a run: whether a pull request is behind it, and its number if the run says which. Raises Unreadable.
+
+    Its path is the workflow's, `@`, and the ref (services/convert/action.go). Whoever made the pull request named the
+    workflow, folders and all, so only what stands at the very end is Gitea's own word, and the path is read uncut."""
+    event, path = event_of(raw), raw.get("path")
+    if not isinstance(path, str):
+        return event.startswith("pull_request"), ""
+    if event in OWN_CODE:  # who may push a branch may give it any name, and named the workflow, too
+        path = path[path.find("@refs/") :]
+        pull = _REF_OF_PULL.fullmatch(path)
+    else:
+        pull = _ENDS_IN_PULL.fullmatch(path)
+    return pull is not None or event.startswith("pull_request"), pull[1] if pull else ""
 
 
 def event_of(raw: Table) -> str:

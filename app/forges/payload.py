@@ -130,21 +130,22 @@ def truth(source: Table, key: str) -> bool | None:
 
 
 def labels(source: Table, key: str) -> tuple[str, ...] | None:
-    """A list of labels as written, or None where the key is missing. Raises Unreadable."""
+    """A list of labels as written, or None where the key is missing. Raises Unreadable.
+
+    Whoever writes a workflow writes them: a list that no runner could have is an empty one, which no pool serves. Were it
+    unreadable, one such job would hide all others that are listed with it."""
     value = source.get(key)
     if value is None:
         return None
     if not isinstance(value, list):
         raise Unreadable(f"{key} is not a list")
     entries = cast("list[object]", value)
-    if len(entries) > LABELS:
-        raise Unreadable(f"{key} has more than {LABELS} entries")
-    found: list[str] = []
-    for entry in entries:
-        if not isinstance(entry, str) or len(entry) > LABEL:
-            raise Unreadable(f"{key} holds something other than strings of at most {LABEL} characters")
-        found.append(clean(entry, LABEL))
-    return tuple(found)
+    found = [entry for entry in entries if isinstance(entry, str)]
+    if len(found) < len(entries):
+        raise Unreadable(f"{key} holds something other than strings")
+    if len(found) > LABELS or any(len(label) > LABEL for label in found):
+        return ()
+    return tuple(clean(label, LABEL) for label in found)
 
 
 def rows(source: object, what: str) -> list[Table]:

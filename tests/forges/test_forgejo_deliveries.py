@@ -253,7 +253,7 @@ def test_what_forgejo_would_not_send_is_refused_with_a_sentence(content: Any) ->
 
 def test_labels_that_are_too_many_or_too_long_are_none() -> None:
     """Whoever writes a workflow writes them, and one job must not keep a listing from being read."""
-    for runs_on in (["x"] * 101, ["x" * 300], [7], None):
+    for runs_on in (["x"] * 101, ["x" * 300], None):
         job = receiver().parse(*pair(job_with(runs_on=runs_on))).job
         assert job is not None
         assert job.labels == ()

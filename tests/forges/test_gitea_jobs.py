@@ -168,6 +168,28 @@ def test_a_branch_may_not_pass_for_a_pull_request_nor_a_pull_request_for_a_branc
     assert run_of(gitea, other).fork is True, "whatever the event is called"
 
 
+@pytest.mark.parametrize("event", ["pull_request", "pull_request_sync", "pull_request_comment"])
+def test_a_workflow_of_a_fork_may_not_name_another_pull_request(gitea: GiteaSide, event: str) -> None:
+    """Its folders are the author's to name, and stand before the ref in the run's path."""
+    server = gitea.server
+    ours = server.add_pull(REPOSITORY, None).number
+    job = server.queue_job(REPOSITORY, ["gpu"], event=event, fork="mallory/train")
+    told = server.api.run(server.runs[job.run_id])
+    for workflow in (f"x@refs/pull/{ours}/foo.yml", "x" * 900 + f"@refs/pull/{ours}/head", "@refs/heads/main"):
+        path = f"{workflow}@{server.runs[job.run_id].ref}"
+        server.loopback.faults.append(Fault("GET", "/runs/", reply=Reply(200, {**told, "path": path})))
+        assert run_of(gitea, job).fork is True
+
+
+@pytest.mark.parametrize("wanted", [["x"] * 101, ["x" * 300]], ids=["too many", "too long"])
+def test_a_job_with_labels_that_no_runner_has_hides_no_other(gitea: GiteaSide, wanted: list[str]) -> None:
+    gitea.server.queue_job("acme/other", wanted)
+    ours = gitea.server.queue_job(REPOSITORY, ["gpu"])
+    told = {job.key: job.labels for job in gitea.forge().open_jobs("acme")}
+    assert told[str(ours.id)] == ("gpu",)
+    assert set(told.values()) == {("gpu",), ()}
+
+
 def test_a_run_that_is_gone(gitea: GiteaSide) -> None:
     job = gitea.known(gitea.server.queue_job(REPOSITORY, ["gpu"]))
     assert gitea.forge().fetch_run(replace(job, run_id="999999")) is None
