@@ -81,7 +81,9 @@ class ForgejoPolls:
             raise ForgeRefused(f"Forgejo has no owner of the name {owner[:100]!r}.")
         deed = f"list the repositories of {owner}"
         for kind in ("orgs", "users"):
-            found = self._wire.listing(Rank.POLL, f"/{kind}/{owner}/repos", deed, _paths)
+            # Hidden: private ones that our user may not see are left out after they were counted, and after the page was
+            # cut (routers/api/v1/user/repo.go: listUserRepos).
+            found = self._wire.listing(Rank.POLL, f"/{kind}/{owner}/repos", deed, _paths, hidden=True)
             if found is not None:
                 return list(dict.fromkeys(path for path in found if path))
         raise ForgeRefused(f"Forgejo has no owner {owner}, or shows them not to our token.")

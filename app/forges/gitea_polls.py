@@ -63,7 +63,9 @@ class GiteaPolls:
         return self._wire.read(answer, (200,), deed, lambda body: head_of(ours, pull, body))
 
     def open_jobs(self, place: str) -> list[Job]:
-        """Every job of the repository or owner that waits, is queued or runs, with its labels; all of them, or an error."""
+        """Every job of the repository or owner that waits, is queued or runs, with its labels; all of them, or an error.
+
+        Of a long queue that drains while it is read, one may be missing, and one that just ended may be among them."""
         if "/" in place:
             found = self._jobs(home(Scope(ScopeKind.REPOSITORY, place)), place, place)
             if found is None:
@@ -96,11 +98,14 @@ class GiteaPolls:
             ]
 
         query: Query = {"status": OPEN}
-        found = self._wire.listing(Rank.POLL, f"{place}/actions/jobs", deed, reading, query, absent)
+        # With gaps: a long queue that drains is never twice the same, and would be heard of only once it has drained. A job
+        # that this misses is not taken for over: the engine asks one by one for every known job that a listing lacks, and
+        # finds a new one by the next. One that several readings show is told as the last of them has it.
+        found = self._wire.listing(Rank.POLL, f"{place}/actions/jobs", deed, reading, query, absent, gaps=True)
         return None if found is None else list({job.id: job for job in found}.values())
 
     def repositories(self, owner: str) -> list[str]:
-        """Full paths of every repository of the organisation or person; all of them, or an error."""
+        """Full paths of every repository of the organisation or person that our token may see; all of them, or an error."""
         return [path for path, _ in self._repositories(owner)]
 
     def _repositories(self, owner: str) -> list[tuple[str, bool]]:
@@ -113,7 +118,9 @@ class GiteaPolls:
             return [(full_name(row), truth(row, "has_actions") is not False) for row in rows(body, "the answer")]
 
         for place in (f"/orgs/{owner}/repos", f"/users/{owner}/repos"):
-            found = self._wire.listing(Rank.POLL, place, deed, reading)
+            # Hidden: private ones that our user may not see are left out after they were counted, and after the page was
+            # cut (routers/api/v1/user/repo.go: listUserRepos).
+            found = self._wire.listing(Rank.POLL, place, deed, reading, hidden=True)
             if found is not None:
                 return sorted(set(found))
         raise ForgeRefused(f"Gitea has no owner {owner}, or shows it not to our token.")

@@ -32,6 +32,8 @@ LARGEST = 32 << 20  # bytes of one answer
 VERSION_KEPT = timedelta(hours=1)
 
 _TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
+_REL = re.compile(r'\brel="?([a-z ]+)')
+_OF_PAGES = frozenset({"next", "prev", "first", "last"})
 
 T = TypeVar("T")
 Query = Mapping[str, str | int | tuple[str, ...]]  # several values: the name is given once for each
@@ -112,17 +114,28 @@ class GiteaWire:
         reading: Callable[[object], list[T]],
         query: Query | None = None,
         absent: tuple[int, ...] = (404,),
+        *,
+        gaps: bool = False,
+        hidden: bool = False,
     ) -> list[T] | None:
         """Every page of a listing, or an error: half a listing is none. `reading` takes one page's body.
 
         None: the forge answers with a status of `absent`.
         An unchanged page is not sent again where somebody on the way gives ETags. What grows fewer between two pages is
-        read again from the first, because a row may have moved to a page that was read before."""
+        read again from the first, because a row may have moved to a page that was read before.
+        `gaps`: what never stops growing fewer is then read to its end all the same, and comes with all that was read
+        before, the oldest first; a row may be missing or come twice. Only for who takes no row's absence for its end.
+        `hidden`: the forge counts rows that it keeps from us; the whole number of them is no reason to miss any."""
+        earlier: list[T] = []
         for _ in range(READINGS):
-            found, shrunk = self._pass(rank, path, deed, reading, query, absent)
+            found, shrunk = self._pass(rank, path, deed, reading, query, absent, counted=not hidden)
             if not shrunk:
                 return found
-        raise ForgeDown(f"What {self.forge} lists changed again and again when asked to {deed}")
+            earlier += found or []
+        if not gaps:
+            raise ForgeDown(f"What {self.forge} lists changed again and again when asked to {deed}")
+        found, _ = self._pass(rank, path, deed, reading, query, absent, counted=False, steady=False)
+        return None if found is None else earlier + found
 
     def _pass(
         self,
@@ -132,22 +145,34 @@ class GiteaWire:
         reading: Callable[[object], list[T]],
         query: Query | None,
         absent: tuple[int, ...],
+        *,
+        counted: bool,
+        steady: bool = True,
     ) -> tuple[list[T] | None, bool]:
-        """One reading of every page, and whether the listing grew fewer meanwhile."""
+        """One reading of every page, and whether the listing grew fewer meanwhile; not asked unless it must be `steady`.
+
+        `counted`: as many rows must come as the forge counts. Else a page's links say whether another follows it, since it
+        may be short or empty by what is kept from us; of a listing of one page, and by a proxy that drops them, there are
+        none, and an empty page is the last, or the one that completes the number (never too early: no page shows more rows
+        than were counted for it)."""
         found: list[T] = []
         totals: list[int] = []
         for page in range(1, PAGES + 1):
-            one = self._page(rank, path, deed, reading, {**(query or {}), "limit": PAGE, "page": page}, absent)
+            asked = {**(query or {}), "limit": PAGE, "page": page}
+            one = self._page(rank, path, deed, reading, asked, absent, remember=counted)
             if one is None:
                 return None, False
-            more, total = one
+            more, total, onward = one
             found += more
             totals += [] if total is None else [total]
-            if totals and totals[-1] < totals[0]:
+            if steady and totals and totals[-1] < totals[0]:
                 return found, True
-            if not more or (len(found) >= total if total is not None else len(more) < PAGE):
-                if total is not None and len(found) < total:
-                    raise ForgeDown(f"{self.forge} gave {len(found)} of {total} entries when asked to {deed}")
+            last = not more or (len(found) >= total if total is not None else len(more) < PAGE)
+            if not counted and onward is not None:
+                last = not onward
+            if last and counted and total is not None and len(found) < total:
+                raise ForgeDown(f"{self.forge} gave {len(found)} of {total} entries when asked to {deed}")
+            if last:
                 return found, False
         raise ForgeDown(f"{self.forge} gave more than {PAGES} pages when asked to {deed}")
 
@@ -159,24 +184,29 @@ class GiteaWire:
         reading: Callable[[object], list[T]],
         asked: Query,
         absent: tuple[int, ...],
-    ) -> tuple[list[T], int | None] | None:
-        """One page, and how many entries there are in all. None: the forge answers with a status of `absent`.
+        *,
+        remember: bool,
+    ) -> tuple[list[T], int | None, bool | None] | None:
+        """One page, how many entries there are in all, and whether its links lead to another.
 
-        A page that did not change may have others behind it now: a whole number that only a header told is asked anew."""
+        None: the forge answers with a status of `absent`.
+        A page that did not change may have others behind it now: a whole number that only a header told is asked anew. Its
+        links are not kept with it, so where they count, a page must not be remembered."""
         question = (path, tuple(sorted(asked.items())))
-        etag, known = self._pages.find(question)
+        etag, known = self._pages.find(question) if remember else ("", None)
         answer = self.send(rank, "GET", path, deed, query=asked, etag=etag)
         if answer.status == 304 and etag:
             kept, inside, by_header = cast("tuple[list[T], int | None, bool]", known)
             total = _headed(answer) if by_header else inside
             if total is not None or not by_header:
-                return kept, total
+                return kept, total, None
             answer = self.send(rank, "GET", path, deed, query=asked)
         if answer.status in absent:
             return None
         more, inside, headed = self.content(answer, (200,), deed, reading), _inside(answer.body), _headed(answer)
-        self._pages.keep(question, answer.headers.get("etag", ""), (more, inside, headed is not None))
-        return more, inside if headed is None else headed
+        if remember:
+            self._pages.keep(question, answer.headers.get("etag", ""), (more, inside, headed is not None))
+        return more, inside if headed is None else headed, _onward(answer)
 
     def version(self) -> tuple[int, ...]:
         """The server's version as numbers, (1, 24, 2); empty where it tells none. Kept for an hour."""
@@ -290,6 +320,13 @@ def _headed(answer: Answer) -> int | None:
     """How many entries the whole listing has, if a header says so."""
     told = answer.headers.get("x-total-count", "")
     return int(told) if told.isascii() and told.isdigit() and len(told) < 10 else None
+
+
+def _onward(answer: Answer) -> bool | None:
+    """Whether another page follows this one; None where no link tells of pages."""
+    told = re.sub("<[^>]*>", "", answer.headers.get("link", "").lower())
+    rels = {rel for rels in _REL.findall(told) for rel in rels.split()}
+    return "next" in rels if rels & _OF_PAGES else None
 
 
 def _inside(body: object) -> int | None:

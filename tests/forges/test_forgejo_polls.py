@@ -107,6 +107,24 @@ def test_a_persons_repositories_are_asked_one_by_one(forgejo: ForgejoSide) -> No
     assert list(forge.repositories("ann")) == [f"ann/project-{number}" for number in range(5)]
 
 
+def test_repositories_that_are_counted_and_not_shown(forgejo: ForgejoSide) -> None:
+    """X-Total-Count and the links count the private ones too that our user may not see (routers/api/v1/user/repo.go)."""
+    server, forge = forgejo.server, forgejo.forge()
+    server.add_owner("ann", person=True)
+    job = server.queue_job("ann/project", ["gpu"])
+    row = server.api.repository(job.run.repository)
+    headers = {"X-Total-Count": "120"}
+    onward = {**headers, "Link": '<http://forgejo/?page=3>; rel="next",<http://forgejo/?page=3>; rel="last"'}
+    back = {**headers, "Link": '<http://forgejo/?page=1>; rel="first",<http://forgejo/?page=2>; rel="prev"'}
+    pages = [Reply(200, [], onward), Reply(200, None, onward, raw=b"null"), Reply(200, [row], back)]
+    faults = server.loopback.faults
+    faults += [Fault("GET", "/users/ann/repos", reply=page) for page in pages]
+    assert [one.key for one in forge.open_jobs("ann")] == [job.handle]
+    faults += [Fault("GET", "/users/ann/repos", reply=page) for page in pages]
+    assert list(forge.repositories("ann")) == ["ann/project"]
+    assert not any(fault.times for fault in faults)
+
+
 def test_an_organisation_that_closes_its_queue_to_us_is_asked_by_repository_too(forgejo: ForgejoSide) -> None:
     server, forge = forgejo.server, forgejo.forge()
     job = server.queue_job(PATH, ["gpu"])

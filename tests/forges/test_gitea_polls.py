@@ -136,6 +136,57 @@ def test_a_listing_that_shrinks_while_it_is_read_is_read_again(gitea: GiteaSide)
     assert seen == ["1", "2", "1", "2"]
 
 
+def test_a_queue_that_drains_while_it_is_read_still_brings_its_new_jobs(any_gitea: GiteaSide) -> None:
+    """One of more than a page of jobs ends between any two pages: no reading is ever steady."""
+    server = any_gitea.server
+    jobs = [server.queue_job("acme/train", ["gpu"]) for _ in range(160)]
+    ending, true = iter(jobs), server.api.answer
+
+    def answer(request: Any) -> Reply:
+        reply = true(request)
+        if "/actions/jobs" in request.path:
+            server.cancel_job(next(ending))
+        return reply
+
+    server.api.answer = answer
+    for place in ("acme", "acme/train"):
+        newest = server.queue_job("acme/train", ["gpu"])
+        told = [job.key for job in any_gitea.forge().open_jobs(place)]
+        assert str(newest.id) in told
+        assert len(told) == len(set(told)) > 100
+
+
+def test_repositories_that_grow_fewer_while_they_are_listed_are_listed_again(gitea: GiteaSide) -> None:
+    server = gitea.server
+    server.api.page_cap = 7
+    made = [server.add_repository(f"ann/project-{number}", person=True) for number in range(10)]
+    true = server.api.answer
+
+    def answer(request: Any) -> Reply:
+        reply = true(request)
+        if request.path.endswith("/ann/repos") and reply.status == 200:
+            server.repositories.pop(made[0], None)
+        return reply
+
+    server.api.answer = answer
+    assert gitea.forge().repositories("ann") == [f"ann/project-{number}" for number in range(1, 10)]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_repositories_that_are_counted_and_not_shown(gitea: GiteaSide, links: bool) -> None:
+    """X-Total-Count and the links count the private ones too that our user may not see (routers/api/v1/user/repo.go)."""
+    server = gitea.server
+    job = server.queue_job("acme/train", ["gpu"])
+    server.api.broken_owner_lists = True  # so that its repositories are asked one by one
+    row, headers = {"id": 1, "full_name": "acme/train"}, {"X-Total-Count": "60"}
+    onward = {"Link": '<http://gitea/?page=2>; rel="next",<http://gitea/?page=2>; rel="last"'} if links else {}
+    pages = [Reply(200, [] if links else [row], {**headers, **onward}), Reply(200, [row] if links else [], headers)]
+    for ask, expected in (("repositories", ["acme/train"]), ("open_jobs", [str(job.id)])):
+        server.loopback.faults += [Fault("GET", "/orgs/acme/repos", reply=page) for page in pages]
+        assert [getattr(one, "key", one) for one in getattr(gitea.forge(), ask)("acme")] == expected
+        assert not any(fault.times for fault in server.loopback.faults)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -163,6 +163,9 @@ def test_a_listing_without_end_is_an_error(site: Site, clock: ManualClock, monke
     site.before = lambda _: Reply(200, [{"id": 1}] * 50)
     with pytest.raises(ForgeDown, match="more than 3 pages"):
         ids(wire_to(site, clock))
+    site.before = lambda _: Reply(200, [], {"Link": '<x>; rel="next"'})
+    with pytest.raises(ForgeDown, match="more than 3 pages"):
+        ids(wire_to(site, clock), hidden=True)
 
 
 def test_a_listing_that_shrinks_every_time_is_given_up(site: Site, clock: ManualClock) -> None:
@@ -174,6 +177,93 @@ def test_a_listing_that_shrinks_every_time_is_given_up(site: Site, clock: Manual
     site.before = before
     with pytest.raises(ForgeDown, match="changed again and again"):
         ids(wire_to(site, clock))
+
+
+def test_where_gaps_do_no_harm_a_listing_that_shrinks_every_time_is_read_to_its_end(site: Site, clock: ManualClock) -> None:
+    """Rows that move to a page that was read already are in what was read before, most of them."""
+    gone = 0
+
+    def before(request: Request) -> Reply:
+        nonlocal gone
+        start = gone + (int(request.query["page"]) - 1) * site.cap
+        found = [{"id": number} for number in range(start, min(start + site.cap, 160))]
+        gone += 1
+        return Reply(200, found, {"X-Total-Count": str(161 - gone)})
+
+    site.before = before
+    found = ids(wire_to(site, clock), gaps=True)
+    assert found is not None
+    assert [request.query["page"] for request in site.loopback.requests] == [*"12" * 3, *"1234"]
+    assert set(found) == set(range(160)) - {107, 158}, "those moved to a page that was read, and no reading before came so far"
+    assert found[-1] == 159, "what was read last is told last"
+
+
+@pytest.mark.parametrize("tells", ["header", "body"])
+@pytest.mark.parametrize("cap", [50, 7])
+def test_a_listing_of_small_pages_that_shrinks_is_read_to_its_end(site: Site, clock: ManualClock, tells: str, cap: int) -> None:
+    site.count, site.tells, site.cap, site.etags = 500, tells, cap, True
+
+    def before(_: Request) -> None:
+        site.count -= 1
+
+    site.before = before
+    assert set(ids(wire_to(site, clock), gaps=True) or ()) >= set(range(site.count))
+
+
+@pytest.mark.parametrize("status", [404, 502])
+def test_a_listing_with_gaps_lacks_no_whole_page(site: Site, clock: ManualClock, status: int) -> None:
+    site.count, site.tells = 500, "header"
+
+    def before(_: Request) -> Reply | None:
+        site.count -= 1
+        return Reply(status) if site.count < 492 else None  # from the last reading's third page on
+
+    site.before = before
+    if status == 404:
+        assert ids(wire_to(site, clock), gaps=True) is None
+        return
+    with pytest.raises(ForgeDown):
+        ids(wire_to(site, clock), gaps=True)
+
+
+# Listings that count what they do not show
+
+
+def hide(site: Site, shown: set[int], links: str | None = None) -> None:
+    """As routers/api/v1/user/repo.go lists an owner's repositories: rows are dropped after they were counted and cut."""
+
+    def before(request: Request) -> Reply:
+        page, last = int(request.query["page"]), max(-(-site.count // site.cap), 1)
+        start = (page - 1) * site.cap
+        found = [{"id": number} for number in range(start, min(start + site.cap, site.count)) if number in shown]
+        rels = {"next": page + 1, "last": last} if page < last else {}
+        rels |= {"first": 1, "prev": page - 1} if page > 1 else {}
+        told = ",".join(f'<{site.loopback.url}/api/v1{request.path}?page={at}>; rel="{rel}"' for rel, at in rels.items())
+        link = told if links is None else links
+        headers = {"X-Total-Count": str(site.count), "ETag": '"same"'} | ({"Link": link} if link else {})
+        return Reply(304 if "if-none-match" in request.headers else 200, found, headers)
+
+    site.before = before
+
+
+@pytest.mark.parametrize("cap", [50, 7])
+@pytest.mark.parametrize("shown", [set[int](), {0}, {70}, {149}, {3, 60, 149}, set(range(150))])
+def test_rows_that_are_kept_from_us_end_no_listing(site: Site, clock: ManualClock, cap: int, shown: set[int]) -> None:
+    """A page without any row of ours may have others behind it."""
+    site.count, site.cap = 150, cap
+    hide(site, shown)
+    wire = wire_to(site, clock)
+    for _ in range(2):  # what is known of a page tells nothing of those behind it
+        assert ids(wire, hidden=True) == sorted(shown)
+    assert len(site.loopback.requests) == 2 * -(-150 // cap)
+
+
+@pytest.mark.parametrize("links", ["", "</theme.css>; rel=preload", '<x>; title="next"'])
+@pytest.mark.parametrize(("count", "shown"), [(0, set[int]()), (3, {1}), (3, {0, 1, 2}), (120, set(range(110)))])
+def test_hidden_rows_where_no_link_leads_on(site: Site, clock: ManualClock, count: int, shown: set[int], links: str) -> None:
+    site.count = count
+    hide(site, shown, links)
+    assert ids(wire_to(site, clock), hidden=True) == sorted(shown)
 
 
 def test_what_is_absent(site: Site, clock: ManualClock) -> None:
