@@ -16,7 +16,7 @@ from app.core.model import Job, JobState, RepositoryRule
 from app.core.rules import allowed_repository
 from app.engine.step import Deps
 from app.forges.contract import Forge, ForgeDown, ForgeError, ForgeRefused, HeldBack, Missed, Pace
-from app.store import intruders, jobs, polls, reruns, runs
+from app.store import intruders, jobs, moves, polls, reruns, runs
 
 log = structlog.get_logger()
 
@@ -32,6 +32,7 @@ FIND = timedelta(minutes=10)  # how often an owner is asked for its repositories
 SELDOM = timedelta(minutes=30)  # the same, and how often those are listed that never had a job, where webhooks tell first
 ENOUGH = 2  # repositories without a clear answer, and the round is broken off
 SETTLED = timedelta(minutes=1)  # a job heard of within it may be missing in a list that lags
+DOUBT_AGAIN = timedelta(minutes=2)
 SOON = timedelta(seconds=5)  # the same where the list is the forge's own database, or where nothing else would tell of a cancel
 
 
@@ -146,7 +147,7 @@ async def _poll(deps: Deps, forge: Forge, last: polls.Round) -> int:
             return 0
 
     found += sum(await asyncio.gather(*(one(place) for place in places)))
-    if not down:
+    if not any(isinstance(error, HeldBack) for error in down):  # one place that is never listed must not hide the end of a job
         before = deps.clock.now() - deps.timing.unheard
         silent = await deps.store(polls.silent, deps.db, forge.name, before, deps.clock.now(), RESENT)
         found += await _ask_for(deps, forge, silent)
@@ -214,11 +215,14 @@ async def _reopened(deps: Deps, forge: Forge, now: datetime) -> int:
         began = deps.clock.now()
         try:
             fresh = await deps.lane(forge)(forge.fetch_job, job)
-        except ForgeDown:
+        except HeldBack:
             raise
+        except ForgeDown:
+            await deps.store(reruns.put_off, deps.db, job.id, began, deps.clock.now() + DOUBT_AGAIN)
+            continue
         except ForgeError:
             fresh = None  # it will not say: then the job stays as it is known
-        if fresh is not None and fresh.repository.casefold() == job.repository.casefold():
+        if fresh is not None:
             found += await _write(deps, forge, [fresh], began)
         await deps.store(reruns.settled, deps.db, job.id, began)
     return found
@@ -238,7 +242,7 @@ async def _list(deps: Deps, forge: Forge, place: polls.Place) -> int:
     prompt = forge.wide or deps.hears(forge.name).polled_only
     mentioned, before = [job.id for job in fresh], began - (SOON if prompt else SETTLED)
     owner = _is_owner(forge, place.path)
-    silent = await deps.store(polls.unmentioned, deps.db, forge.name, place.path, mentioned, before, owner=owner)
+    silent = await deps.store(polls.unmentioned, deps.db, forge.name, place.path, mentioned, before, began, owner=owner)
     found += await _ask_for(deps, forge, silent)
     await deps.store(polls.listed, deps.db, forge.name, place.path, began)
     return found
@@ -255,40 +259,53 @@ def _fits(deps: Deps, forge: Forge, place: str, job: Job) -> bool:
 
 
 async def _ask_for(deps: Deps, forge: Forge, silent: Sequence[Job]) -> int:
-    """Ask for each of these jobs. One that the forge no longer has is over, with a conclusion that says so."""
-    found = 0
+    """Ask for each of these jobs. One that the forge no longer has is over, with a conclusion that says so.
+
+    One that gets no answer is put off, so that it keeps no other from being asked for."""
+    found, failed = 0, 0
     for job in silent:
         began = deps.clock.now()
         try:
             fresh = await deps.lane(forge)(forge.fetch_job, job)
-        except ForgeDown:
+        except HeldBack:
             raise
         except ForgeError as error:
-            wait = f"{forge.name} was asked how this job is and refused: {error} It is asked again."
-            await deps.store(runs.put_off_job, deps.db, job, wait, deps.clock.now())
+            down = isinstance(error, ForgeDown)
+            wait = (
+                f"{forge.name} was asked how this job is and {'did not say' if down else 'refused'}: {error} It is asked again."
+            )
+            refused = not down and job.state is JobState.QUEUED and await _asked_before(deps, job)
+            await deps.store(runs.put_off_job, deps.db, job, wait, deps.clock.now(), unclear=refused)
+            failed += down
+            if failed >= ENOUGH:
+                raise
             continue
         if fresh is None and job.state is JobState.IN_PROGRESS and not await _doubted(deps, job):
             continue
         if fresh is None:
             fresh = replace(job, state=JobState.COMPLETED, conclusion=jobs.GONE, completed_at=None)
-        elif fresh.repository.casefold() != job.repository.casefold():
-            continue
         found += await _write(deps, forge, [fresh], began)
     return found
 
 
 async def _doubted(deps: Deps, job: Job) -> bool:
     """Whether the forge lacked this running job before; a machine at work is not taken away on one answer."""
-    before = await deps.store(polls.doubts, deps.db, [job.id])
-    if before.get(job.id, 0):
+    if await _asked_before(deps, job):
         return True
     wait = f"{job.forge} no longer shows this job; it is asked once more."
     await deps.store(runs.put_off_job, deps.db, job, wait, deps.clock.now())
     return False
 
 
+async def _asked_before(deps: Deps, job: Job) -> bool:
+    """Whether the last question about this job had no useful answer either."""
+    return (await deps.store(polls.doubts, deps.db, [job.id])).get(job.id, 0) > 0
+
+
 async def _write(deps: Deps, forge: Forge, fresh: Sequence[Job], began: datetime) -> int:
-    """What the forge answered to a question that was asked at `began`; jobs that are run again under their id start anew."""
+    """What the forge answered to a question that was asked at `began`; jobs that are run again under their id start anew,
+    and those of a repository that was renamed or moved are its jobs from now on."""
+    await deps.store(moves.follow, deps.db, fresh)
     again = await deps.store(reruns.reopen, deps.db, fresh, began, deps.clock.now()) if forge.reruns_in_place else 0
     return again + await _record(deps, fresh)
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from app.core.model import Job
+from app.core.model import Job, JobState
 from app.store.db import Database
 from app.store.jobs import OPEN
 from app.store.rows import JOB_COLUMNS, clean, job_of
@@ -206,31 +206,39 @@ def listed(
 # --- jobs that nobody speaks of
 
 
+MOST_ASKED = 200  # of one place in one round
+
 _OPEN_OURS = (  # those in a pool, and those that may yet come into one: nobody has told their labels
     sa.select(*JOB_COLUMNS)
     .where(job.c.state.in_(OPEN), job.c.forge == _FORGE)
     .where(sa.or_(job.c.pool.is_not(None), sa.and_(job.c.labels.is_(None), job.c.not_ours == "")))
 )
 _HEARD_BEFORE = sa.bindparam("before", type_=job.c.heard_at.type)
-_UNHEARD = _OPEN_OURS.order_by(job.c.id).where(job.c.heard_at < _HEARD_BEFORE)
+_NOT_PUT_OFF = sa.or_(job.c.ask_after.is_(None), job.c.ask_after <= _NOW)
+_UNHEARD = _OPEN_OURS.where(job.c.heard_at < _HEARD_BEFORE, job.c.state != JobState.WAITING, _NOT_PUT_OFF).order_by(
+    job.c.heard_at, job.c.id
+)
 _UNMENTIONED = _UNHEARD.where(job.c.repository == sa.bindparam("the_repository"))
 _HEARD = sa.func.coalesce(job.c.heard_at, job.c.seen_at, type_=job.c.heard_at.type)
 _SILENT = (
-    _OPEN_OURS.where(_HEARD < _HEARD_BEFORE, sa.or_(job.c.ask_after.is_(None), job.c.ask_after <= _NOW))
+    _OPEN_OURS.where(_HEARD < _HEARD_BEFORE, _NOT_PUT_OFF)
     .order_by(_HEARD, job.c.id)
     .limit(sa.bindparam("most", type_=sa.Integer))
 )
 
 
 def unmentioned(
-    db: Database, forge: str, place: str, mentioned: Sequence[str], before: datetime, *, owner: bool = False
+    db: Database, forge: str, place: str, mentioned: Sequence[str], before: datetime, now: datetime, *, owner: bool = False
 ) -> list[Job]:
-    """Our open jobs of a place that a whole listing lacks, and that were last heard of before it began."""
-    asked, known, within = {"the_forge": forge, "before": before}, set(mentioned), f"{place}/".casefold()
+    """Our open jobs of a place that a whole listing lacks, and that were last heard of before it began: those that cost
+    something or are about to, and were not put off; so many at the most.
+
+    Jobs that wait for others, or for a person, are not listed everywhere, and may wait for ever: `silent` has them in turn."""
+    asked, known, within = {"the_forge": forge, "before": before, "now": now}, set(mentioned), f"{place}/".casefold()
     with db.read() as conn:
         found = conn.execute(_UNHEARD, asked) if owner else conn.execute(_UNMENTIONED, {**asked, "the_repository": place})
         silent = [one for one in (job_of(row) for row in found) if one.id not in known]
-    return [one for one in silent if one.repository.casefold().startswith(within)] if owner else silent
+    return [one for one in silent if not owner or one.repository.casefold().startswith(within)][:MOST_ASKED]
 
 
 def hasten(db: Database, name: str, now: datetime) -> None:

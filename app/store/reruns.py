@@ -51,6 +51,12 @@ def settled(db: Database, job_id: str, asked: datetime) -> None:
         conn.execute(sa.update(job).where(job.c.id == job_id, job.c.doubted_at <= asked).values(doubted_at=None))
 
 
+def put_off(db: Database, job_id: str, asked: datetime, until: datetime) -> None:
+    """The forge was asked at this time and did not say: the doubt stays, and is looked into again at `until`."""
+    with db.write() as conn:
+        conn.execute(sa.update(job).where(job.c.id == job_id, job.c.doubted_at <= asked).values(doubted_at=until))
+
+
 def reopen(db: Database, told: Sequence[Job], before: datetime, now: datetime) -> int:
     """Those of the jobs that their forge now tells as run again under the same id: they start anew. How many.
 

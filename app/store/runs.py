@@ -269,11 +269,15 @@ def put_off_run(db: Database, one: Job, wait: str, now: datetime) -> None:
         _explain(conn, wait, *_PLACED, *mine, job.c.attempt == one.attempt)
 
 
-def put_off_job(db: Database, one: Job, wait: str, now: datetime) -> None:
-    """The same for what is asked of one job."""
+def put_off_job(db: Database, one: Job, wait: str, now: datetime, *, unclear: bool = False) -> None:
+    """The same for what is asked of one job. `unclear`: nothing is rented for it until its run was asked about anew."""
     with db.write() as conn:
         asks = conn.scalar(sa.select(job.c.asks).where(job.c.id == one.id)) or 0
         told = {"asks": asks + 1, "ask_after": now + _pause(asks), "wait": clean(wait, 1_000)}
+        if unclear:
+            told |= {"cleared_at": None}
+            same = (run.c.forge == one.forge, run.c.repository == one.repository, run.c.id == one.run_id)
+            conn.execute(sa.delete(run).where(*same))
         conn.execute(sa.update(job).where(job.c.id == one.id).values(**told))
 
 

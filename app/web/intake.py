@@ -211,7 +211,9 @@ class Intake:
             log.error("delivery not recorded", forge=name, guid=delivery.guid, error=type(error).__name__)
             message = "Too many deliveries wait." if isinstance(error, Full) else "The database does not answer."
             raise Problem(503, message, hint="Send it again; nothing was recorded.", headers=RETRY_AFTER) from None
-        if recorded is jobs.Recorded.STALE and forge.reruns_in_place and job.state is not JobState.COMPLETED:
+        # The end of a job that nobody had taken is also what a late word says of one that was cancelled and is run again.
+        untaken = job.state is JobState.COMPLETED and not job.runner_name
+        if forge.reruns_in_place and (untaken or (recorded is jobs.Recorded.STALE and job.state is not JobState.COMPLETED)):
             await self._doubt(forge, job)
         self._parts.bell.ring()
         result = str(recorded)

@@ -275,11 +275,13 @@ class Nodes:
     async def _run_of(self, claim: JobClaim, lease: Lease) -> Run | None:
         """The run that the job says it belongs to, as its forge tells it; asked for now if nobody has yet.
 
+        It is asked for in any case where a run may be set going again under its old name: a job that was cancelled before it
+        began, and run again before anybody looked, is told by nothing else, and who did that counts.
         None: this service does not know the forge. Raises ForgeError where there is no answer."""
         parts, name = self.parts, lease.key.forge
         forge, lane = parts.forges.get(name), parts.forge_lanes.get(name)
         known = await parts.lane(runs.known, parts.db, name, claim.repository, claim.run_id, claim.attempt)
-        if known is not None or forge is None or lane is None:
+        if forge is None or lane is None or (known is not None and not forge.reruns_in_place):
             return known
         asked = Job("", name, "", claim.repository, JobState.IN_PROGRESS, run_id=claim.run_id, attempt=claim.attempt)
         told = await lane(forge.fetch_run, asked)

@@ -244,6 +244,37 @@ async def test_who_runs_a_job_again_counts(database: Database, tmp_path: Path, i
             assert world.gitea.conclusion(key) == "success"
 
 
+async def test_who_runs_a_job_again_counts_though_nobody_saw_that_it_was_cancelled(database: Database, tmp_path: Path) -> None:
+    """It is queued before and after, and no runner has taken it: only its run tells who set it going."""
+    ann = [RepositoryRule("acme/train", actors=frozenset({"ann"}))]
+    async with World(database, tmp_path, forges=["gitea"], intake={"gitea": "poll"}, repositories=ann) as world:
+        key = world.gitea.queue(LABELS)
+        await world.run_until(lambda: bool(world.leases()))
+        world.gitea.cancel(key)
+        world.gitea.rerun(key, "mallory")
+        await world.run_until(ended(world, key), stride=4)
+        assert world.gitea.conclusion(key) == "failure", "its runner asked, and was told no"
+
+
+async def test_a_late_word_of_a_cancel_does_not_end_the_job_that_is_run_again(database: Database, tmp_path: Path) -> None:
+    async with World(database, tmp_path, forges=["gitea"], intake={"gitea": "webhook"}) as world:
+        key, held = world.gitea.queue(LABELS), list[Any]()
+        await world.run_until(lambda: bool(world.leases()))
+
+        def hold_back(sent: Sequence[Any]) -> list[Any]:
+            late = [one for one in sent if b'"completed"' in one[1][:40]]
+            held.extend(late)
+            return [one for one in sent if one not in late]
+
+        world.intercept = hold_back
+        world.gitea.cancel(key)
+        await world.step()
+        world.gitea.rerun(key)
+        await world.step()
+        world.intercept = lambda sent: [*(held.pop() for _ in list(held)), *sent]
+        await world.run_until(lambda: world.gitea.conclusion(key) == "success", stride=4)
+
+
 @pytest.mark.parametrize("intake", ["webhook", "poll"])
 async def test_a_job_run_again_before_its_end_was_heard_of_is_not_taken_for_one_that_still_runs(
     database: Database, tmp_path: Path, intake: str

@@ -146,8 +146,9 @@ class Tea(FakeGitea):
         return self._turns[key]
 
     def looks(self) -> int:
-        """Two for each further run: a queued job still shows the attempt before, and only a running one its own."""
-        return len(self.jobs) + 2 * sum(self._turns.values())
+        """One more for each further run: a queued job still shows the attempt before, and only a running one its own. And one
+        when its runner asks: a job may be run again, by anybody, before anybody looked."""
+        return 2 * len(self.jobs) + 3 * sum(self._turns.values())
 
     def registered(self) -> list[str]:
         return [one.name for one in self.runners.values()]
