@@ -74,9 +74,12 @@ def reopen(db: Database, told: Sequence[Job], before: datetime, now: datetime) -
             )
             del values["id"]
             conn.execute(_UPDATE, {"the_id": one.id, **values, "ask_after": None, "asks": 0, "doubted_at": None})
-            # The forge itself says that the run before is over: whoever is bound by now served that one.
-            before_it = (lease.c.job_id == one.id, lease.c.job_done_at.is_(None))
-            conn.execute(sa.update(lease).where(*before_it).values(job_done_at=now, due=now, version=lease.c.version + 1))
+            # The forge itself says that the run before is over: whoever is bound by now served that one, but for the runner
+            # of this one. It may have taken the job, and told of it, before anybody looked.
+            runs_it, began = fresh[one.id].runner_name, fresh[one.id].state is JobState.IN_PROGRESS
+            if runs_it or not began:
+                before_it = (lease.c.job_id == one.id, lease.c.job_done_at.is_(None), lease.c.runner_name != runs_it)
+                conn.execute(sa.update(lease).where(*before_it).values(job_done_at=now, due=now, version=lease.c.version + 1))
             same = (run.c.forge == one.forge, run.c.repository == one.repository, run.c.id == one.run_id)
             conn.execute(sa.delete(run).where(*same))
     return len(again)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+import sqlalchemy as sa
+
 from app.core.model import Job, JobState, Reason
 from app.core.states import State
 from app.store import intruders, jobs, leases, nodes, reruns, runs
 from app.store.db import Database
+from app.store.tables import lease
 from tests.store.nouns import KEY, NOW, SECOND, a_job, a_lease, cleared, led_to, queued, told
 
 MINUTE = timedelta(minutes=1)
@@ -148,3 +151,20 @@ def test_a_late_word_on_the_run_before_binds_nothing_and_ends_nothing(database: 
     jobs.record(database, [told(late)], NOW + 4 * MINUTE)
     known = jobs.get(database, "github-1")
     assert known is not None and (known.state, known.lease_id) == (JobState.IN_PROGRESS, second.id)
+
+
+def test_the_machine_that_took_the_second_run_before_anybody_looked_is_not_taken_for_the_firsts(database: Database) -> None:
+    first = led_to(database, State.BUSY, lease=a_lease(1), runner_name="sublet-a-1", runner_id="9")
+    queued(database)
+    jobs.record(database, [told(a_job(state=JobState.IN_PROGRESS, runner_name="sublet-a-1", runner_id="9"))], NOW + SECOND)
+    second = led_to(database, State.BUSY, lease=a_lease(2), runner_name="sublet-b-1", runner_id="10")
+    now = a_job(state=JobState.IN_PROGRESS, attempt=2, runner_name="sublet-b-1", runner_id="10")
+    with database.write() as conn:  # its node's word had bound it
+        conn.execute(sa.update(lease).where(lease.c.id == second.id).values(job_id="github-1"))
+    assert reruns.reopen(database, [now], NOW + MINUTE, NOW + MINUTE) == 1
+    jobs.record(database, [told(now)], NOW + MINUTE)
+    over, works, known = leases.get(database, first.id), leases.get(database, second.id), jobs.get(database, "github-1")
+    assert over is not None and works is not None and known is not None
+    assert over.job_done_at is not None
+    assert works.job_done_at is None, "it is busy with the run that the forge tells of"
+    assert known.lease_id == second.id
