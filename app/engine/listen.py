@@ -223,6 +223,7 @@ async def _reopened(deps: Deps, forge: Forge, now: datetime) -> int:
         except ForgeError:
             fresh = None  # it will not say: then the job stays as it is known
         if fresh is not None:
+            await deps.store(moves.follow, deps.db, [fresh])
             found += await _write(deps, forge, [fresh], began)
         await deps.store(reruns.settled, deps.db, job.id, began)
     return found
@@ -238,10 +239,12 @@ async def _list(deps: Deps, forge: Forge, place: polls.Place) -> int:
         if ours and (name := await deps.store(intruders.turn_out, deps.db, job, deps.clock.now())):
             log.warning("a job that nobody allowed runs on a lease", lease=name, repository=job.repository)
             deps.bell.ring()
+    owner = _is_owner(forge, place.path)
+    if owner:  # the list of one repository tells the name that was asked for, which may be an old one that leads to the new
+        await deps.store(moves.follow, deps.db, fresh)
     found = await _write(deps, forge, fresh, began)
     prompt = forge.wide or deps.hears(forge.name).polled_only
     mentioned, before = [job.id for job in fresh], began - (SOON if prompt else SETTLED)
-    owner = _is_owner(forge, place.path)
     silent = await deps.store(polls.unmentioned, deps.db, forge.name, place.path, mentioned, before, began, owner=owner)
     found += await _ask_for(deps, forge, silent)
     await deps.store(polls.listed, deps.db, forge.name, place.path, began)
@@ -284,6 +287,7 @@ async def _ask_for(deps: Deps, forge: Forge, silent: Sequence[Job]) -> int:
             continue
         if fresh is None:
             fresh = replace(job, state=JobState.COMPLETED, conclusion=jobs.GONE, completed_at=None)
+        await deps.store(moves.follow, deps.db, [fresh])
         found += await _write(deps, forge, [fresh], began)
     return found
 
@@ -303,9 +307,7 @@ async def _asked_before(deps: Deps, job: Job) -> bool:
 
 
 async def _write(deps: Deps, forge: Forge, fresh: Sequence[Job], began: datetime) -> int:
-    """What the forge answered to a question that was asked at `began`; jobs that are run again under their id start anew,
-    and those of a repository that was renamed or moved are its jobs from now on."""
-    await deps.store(moves.follow, deps.db, fresh)
+    """What the forge answered to a question that was asked at `began`; jobs that are run again under their id start anew."""
     again = await deps.store(reruns.reopen, deps.db, fresh, began, deps.clock.now()) if forge.reruns_in_place else 0
     return again + await _record(deps, fresh)
 

@@ -17,8 +17,8 @@ _WHERE = sa.select(job.c.id, job.c.repository, job.c.state).where(job.c.id.in_(s
 def follow(db: Database, told: Sequence[Job]) -> int:
     """Those of the jobs that are known under another path get this one. How many.
 
-    Only by the forge's own answer, never by a delivery. A job that nobody has taken is judged anew: the new path may be
-    of another pool's, or allowed to nobody, and where its runner would be registered is another place."""
+    Only by the forge's own answer about the job, never by a delivery. One that nobody has taken is judged anew: the new
+    path may be of another pool's, or allowed to nobody, and where its runner would be registered is another place."""
     fresh = {one.id: admissible(one) for one in told if fits(one)}
     with db.read() as conn:
         known = list(conn.execute(_WHERE, {"ids": sorted(fresh)})) if fresh else []

@@ -171,3 +171,22 @@ async def test_jobs_that_wait_for_a_person_cost_few_questions(
         monkeypatch.setattr(side.forge, "fetch_job", ask)
         await world.run(HOUR, stride=15)
         assert len(asked) <= 30 * 3, "each every 20 minutes"
+
+
+async def test_the_list_of_an_old_name_that_leads_to_the_new_one_moves_no_job(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GitHub sends who asks for a renamed repository on to where it is; its list names no repository."""
+    rules = [RepositoryRule("acme/train"), RepositoryRule("acme/old")]
+    async with World(database, tmp_path, forges=["github"], intake={"github": "poll"}, repositories=rules) as world:
+        side = world.github
+        true = side.forge.open_jobs
+
+        def listed(place: str, installation: str = "") -> Sequence[Job]:
+            found = true("acme/train", installation)
+            return [replace(job, repository=place) for job in found]
+
+        monkeypatch.setattr(side.forge, "open_jobs", listed)
+        key = side.queue(LABELS)
+        await world.run_until(lambda: side.conclusion(key) == "success" and world.all_released(), stride=2)
+        assert len(world.leases()) == 1
