@@ -30,7 +30,7 @@ def test_no_seed_breaks_an_invariant(first: int) -> None:
 
 
 def _with(forge: str) -> Iterator[int]:
-    """Seeds with jobs enough that this forge surely has one: it is the only one beside GitHub, or GitHub is alone."""
+    """Seeds with jobs enough that this forge probably has one: it is the only one beside GitHub, or GitHub is alone."""
     for seed in itertools.count():
         known = conditions(seed)
         if set(known.forges) == {"github", forge} and known.jobs > 1 and known.hours < 0.5:
@@ -39,7 +39,10 @@ def _with(forge: str) -> Iterator[int]:
 
 @pytest.mark.parametrize("forge", FORGES)
 def test_no_job_is_lost_where_every_webhook_is(forge: str) -> None:
-    played = campaign.play(itertools.islice(_with(forge), DEAF), deaf=True)
+    seeds = _with(forge)
+    played = list(campaign.play(itertools.islice(seeds, DEAF), deaf=True))
+    while len(played) < 4 * DEAF and not any(forge in result.forges for result in played):  # all jobs may be GitHub's
+        played += campaign.play(itertools.islice(seeds, 1), deaf=True)
     for result in played:
         again = f"python -m tests.simulation --deaf --replay {result.seed}"
         assert not result.violations, "\n".join([*result.violations, result.picture, *result.trace[-30:], again])
