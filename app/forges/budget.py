@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
 
-from app.forges.answers import LONGEST_WAIT, UNTOLD_WAIT, Answer, count_of, reset_in, stay_away
+from app.forges.answers import LONGEST_WAIT, UNTOLD_WAIT, Answer, count_of, reset_in, stay_away, unreadable
 from app.forges.contract import HeldBack, Pace
 
 MINUTE = timedelta(minutes=1)
@@ -97,6 +97,30 @@ class Budget:
         self._hold: tuple[datetime, datetime] | None = None  # from, until
         self._untold = 0  # refusals in a row that did not say for how long
         self._points, self._creations = Sliding(), Sliding()
+
+    def spend(
+        self,
+        ask: Callable[[], Answer],
+        rank: Rank,
+        deed: str,
+        now: Callable[[], datetime],
+        *,
+        points: int = 1,
+        creates: bool = False,
+    ) -> Answer:
+        """One call within the budget; whatever becomes of it is counted.
+
+        Raises HeldBack where there is no room, ForgeDown for a success that is not JSON, and what `ask` raises."""
+        self.take(rank, now(), points=points, creates=creates)
+        try:
+            answer = ask()
+        except BaseException:
+            self.settle(None, now())
+            raise
+        self.settle(answer, now())
+        if answer.status < 300 and answer.broken:
+            raise unreadable(self._forge, deed, "not JSON")
+        return answer
 
     def take(self, rank: Rank, now: datetime, *, points: int = 1, creates: bool = False) -> None:
         """Room for one call, which `settle` ends. Raises HeldBack, with the wait, where its rank has none left."""

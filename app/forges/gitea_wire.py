@@ -232,16 +232,7 @@ class GiteaWire:
         body: Mapping[str, object] | None,
         headers: Mapping[str, str],
     ) -> Answer:
-        self._budget.take(rank, self.now())
-        try:
-            answer = self._request(verb, address, deed, query, body, headers)
-        except BaseException:
-            self._budget.settle(None, self.now())
-            raise
-        self._budget.settle(answer, self.now())
-        if answer.status < 300 and answer.broken:
-            raise unreadable(self.forge, deed, "not JSON")
-        return answer
+        return self._budget.spend(lambda: self._request(verb, address, deed, query, body, headers), rank, deed, self.now)
 
     def _request(
         self,

@@ -22,7 +22,7 @@ import jwt
 import requests
 from github.Requester import Requester
 
-from app.forges.answers import Answer, OnRate, remaining, silence, unreadable
+from app.forges.answers import Answer, OnRate, remaining, silence
 from app.forges.budget import Budget, MinuteLimits, Rank
 from app.forges.contract import ForgeRefused
 from app.forges.payload import Table, quoted
@@ -134,16 +134,15 @@ class GitHubWire:
         creates: bool,
     ) -> Answer:
         """One request out of the budget. Raises HeldBack where there is no room for it."""
-        by.budget.take(rank, self.now(), points=READ if verb == "GET" else WRITE, creates=creates)
-        try:
-            answer = self._request(by.auth, verb, path, deed, query, body, extra)
-        except BaseException:
-            by.budget.settle(None, self.now())
-            raise
-        by.budget.settle(answer, self.now())
-        if answer.status < 300 and answer.broken:
-            raise unreadable(self.forge, deed, "not JSON")
-        return answer
+        points = READ if verb == "GET" else WRITE
+        return by.budget.spend(
+            lambda: self._request(by.auth, verb, path, deed, query, body, extra),
+            rank,
+            deed,
+            self.now,
+            points=points,
+            creates=creates,
+        )
 
     def _request(
         self,

@@ -63,16 +63,9 @@ class GitLabWire:
         """Ask once, at `/api/v4` + path, if the budget has room. With `etag`, an unchanged answer is a 304 without content.
 
         Whatever GitLab answers comes back, refusals too; no answer is ForgeDown, not asked is HeldBack."""
-        self._budget.take(rank, self.now())
-        try:
-            answer = self._answer(self._request(verb, path, deed, query, body, etag))
-        except BaseException:
-            self._budget.settle(None, self.now())
-            raise
-        self._budget.settle(answer, self.now())
-        if answer.status < 300 and answer.broken:
-            raise unreadable(self.forge, deed, "not JSON")
-        return answer
+        return self._budget.spend(
+            lambda: self._answer(self._request(verb, path, deed, query, body, etag)), rank, deed, self.now
+        )
 
     def _request(
         self,
